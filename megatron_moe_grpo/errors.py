@@ -1,0 +1,36 @@
+"""The errors a user can cause.  Every message says what happened, got, expected, and what to change."""
+
+
+class MoeGrpoError(Exception):
+    """Base of every error this package raises for something a user can put right."""
+
+    def __init__(self, what: str, *, got: object = None, expected: object = None, remedy: str | None = None):
+        self.what, self.got, self.expected, self.remedy = what, got, expected, remedy
+        lines = [what]
+        if got is not None:
+            lines.append(f"  got:      {got}")
+        if expected is not None:
+            lines.append(f"  expected: {expected}")
+        if remedy is not None:
+            lines.append(f"  to do:    {remedy}")
+        super().__init__("\n".join(lines))
+
+
+class ConfigError(MoeGrpoError):
+    """A configuration that cannot be run: unknown key, wrong type, or values that contradict each other."""
+
+
+class DataError(MoeGrpoError):
+    """A row, an image or a file of the data that cannot be used; the message names it."""
+
+
+class ConversionError(MoeGrpoError):
+    """Weights that cannot be mapped: unread, missing or misshapen keys."""
+
+
+class CheckpointError(MoeGrpoError):
+    """A checkpoint that is incomplete, damaged, or belongs to another run."""
+
+
+class TraceError(MoeGrpoError):
+    """A routing trace that was not consumed exactly once, or does not fit its tokens."""

@@ -1,0 +1,91 @@
+"""Megatron's data-parallel wrapper, distributed AdamW and learning-rate schedule, from our settings."""
+
+from dataclasses import dataclass
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
+from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.transformer.module import Float16Module, MegatronModule
+
+from megatron_moe_grpo.config.schema import OptimizerConfig
+from megatron_moe_grpo.errors import ConfigError
+
+PARTS = ("vision_tower", "projector", "language_model", "router")
+
+
+def freeze_parts(model: torch.nn.Module, parts: tuple[str, ...]) -> None:
+    """Takes the gradient from `vision_tower`, `projector`, `language_model` (routers included) or only `router`."""
+    for part in parts:
+        if part not in PARTS:
+            raise ConfigError("model.freeze names a part that does not exist", got=part, expected=", ".join(PARTS))
+        for name, parameter in model.named_parameters():
+            if name.startswith(f"{part}.") or (part == "router" and ".router." in name):
+                parameter.requires_grad_(False)
+
+
+@dataclass
+class TrainableModel:
+    """A model in its data-parallel wrapper with the optimizer and schedule that train it."""
+
+    wrapped: DistributedDataParallel
+    module: MegatronModule
+    optimizer: MegatronOptimizer
+    scheduler: OptimizerParamScheduler
+
+    def zero_gradients(self) -> None:
+        """Clears Megatron's gradient buffers."""
+        self.wrapped.zero_grad_buffer()
+        self.optimizer.zero_grad()
+
+    def step(self) -> tuple[float, float]:
+        """One optimizer step at the schedule's next learning rate; returns (gradient norm before clipping, lr).
+
+        The schedule moves first: Megatron's other order would spend the first warm-up step at learning rate 0.
+        """
+        self.scheduler.step(increment=1)
+        _, gradient_norm, _ = self.optimizer.step()
+        return float(gradient_norm), float(self.optimizer.param_groups[0]["lr"])
+
+
+def make_trainable(model: MegatronModule, settings: OptimizerConfig, total_steps: int) -> TrainableModel:
+    """Wraps `model` for data parallelism and builds its optimizer; `total_steps` ends the learning-rate schedule."""
+    config = model.config
+    module = Float16Module(config, model) if config.bf16 else model
+    wrapped = DistributedDataParallel(
+        config,
+        DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True),
+        module,
+    )
+    config.finalize_model_grads_func = finalize_model_grads
+    optimizer = get_megatron_optimizer(
+        MegatronOptimizerConfig(
+            optimizer="adam",
+            lr=settings.learning_rate,
+            min_lr=settings.min_learning_rate,
+            weight_decay=settings.weight_decay,
+            adam_beta1=settings.adam_beta1,
+            adam_beta2=settings.adam_beta2,
+            adam_eps=settings.adam_epsilon,
+            clip_grad=settings.clip_grad_norm,
+            bf16=config.bf16,
+            params_dtype=config.params_dtype,
+            use_distributed_optimizer=True,
+        ),
+        [wrapped],
+    )
+    scheduler = OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=settings.learning_rate,
+        min_lr=settings.min_learning_rate,
+        lr_warmup_steps=settings.warmup_steps,
+        lr_decay_steps=max(total_steps, settings.warmup_steps + 1),
+        lr_decay_style=settings.schedule,
+        start_wd=settings.weight_decay,
+        end_wd=settings.weight_decay,
+        wd_incr_steps=0,
+        wd_incr_style="constant",
+    )
+    return TrainableModel(wrapped, model, optimizer, scheduler)

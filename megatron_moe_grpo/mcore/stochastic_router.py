@@ -1,0 +1,189 @@
+"""The stochastic router: Megatron-Core's TopKRouter with expert selection as a policy.  MoE-GRPO 3.2.
+
+Enters through `MoESubmodules.router`.  Depends on 0.16.1's `TopKRouter.forward/gating` and on `MoELayer` reading
+(probs, routing_map); `routing()` is replaced because 0.16.1 has no argument for experts chosen by the caller.
+Without a context it is the plain TopKRouter.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.random import is_checkpointing
+from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
+from megatron.core.transformer.moe.router import TopKRouter
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from megatron_moe_grpo.errors import TraceError
+from megatron_moe_grpo.losses.gate_grpo import gate_grpo_layer_loss
+from megatron_moe_grpo.losses.load_balancing import expert_fractions, load_balancing_loss
+from megatron_moe_grpo.losses.term import LossTerm
+from megatron_moe_grpo.mcore.routing_context import RoutingContext
+from megatron_moe_grpo.routing.likelihood import routing_entropy, selection_logprob
+from megatron_moe_grpo.routing.selection import combination_weights, top_k
+from megatron_moe_grpo.routing.trace import RouteMode
+
+
+class StochasticRouter(TopKRouter):
+    """Selects experts by sampling, by replaying a trace, or by top-K; adds Gate-GRPO and load balancing to the graph.
+
+    Megatron's names hold: logits before, scores after the softmax, probs the combination weights, routing_map the
+    selection.  Token order inside a router is [s_local, b], position-major; with sequence parallelism s_local = s / tp.
+    """
+
+    def __init__(self, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None):
+        super().__init__(config=config, pg_collection=pg_collection)
+        # Checkpointed forwards wait here for their recomputation; 1F1B recomputes micro-batches in forward order.
+        self._awaiting_recompute: deque[RoutingContext | None] = deque()
+        self.context: RoutingContext | None = None
+
+    @property
+    def layer(self) -> int:
+        """Index of this MoE layer among all pipeline stages, from 0."""
+        return self.layer_number - 1
+
+    def forward(self, input: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """probs [M, N] and routing_map [M, N] for hidden states [s_local, b, D]."""
+        context, is_recomputation = self._claim_context()
+        if context is None:
+            return super().forward(input, padding_mask)
+        logits_MN = self.gating(input).reshape(-1, self.num_experts)
+        policy_logits_MN = self._policy_logits(logits_MN, context)
+        experts_MK = self._select(logits_MN, policy_logits_MN, context)
+        weights_MK = combination_weights(logits_MN, experts_MK, renormalise=not self.config.moe_router_pre_softmax)
+        probs_MN = torch.zeros_like(logits_MN).scatter(1, experts_MK, weights_MK)
+        routing_map_MN = torch.zeros_like(logits_MN, dtype=torch.bool).scatter(1, experts_MK, True)
+        if context.ledger is not None:
+            context.ledger.record(context.micro_batch, self.layer, is_recompute=is_recomputation)
+        if not is_recomputation:
+            self._record(logits_MN, policy_logits_MN, experts_MK, input.shape[:2], context)
+        if self.training and torch.is_grad_enabled():
+            probs_MN = self._attach_losses(probs_MN, logits_MN, policy_logits_MN, experts_MK, context)
+        return probs_MN, routing_map_MN
+
+    def _claim_context(self) -> tuple[RoutingContext | None, bool]:
+        """The context of this pass, and whether the pass is the recomputation of an earlier one."""
+        if not is_checkpointing() or not self.training:
+            return self.context, False
+        if not torch.is_grad_enabled():
+            self._awaiting_recompute.append(self.context)
+            return self.context, False
+        if not self._awaiting_recompute:
+            raise TraceError(
+                f"MoE layer {self.layer} recomputes a micro-batch it has not seen",
+                expected="one recomputation for each checkpointed forward pass",
+            )
+        return self._awaiting_recompute.popleft(), True
+
+    def _policy_logits(self, logits_MN: Tensor, context: RoutingContext) -> Tensor:
+        """The logits that the selection policy sees: masked by guidance, divided by the temperature."""
+        is_allowed_BSN = context.is_allowed_BSN(self.layer)
+        if is_allowed_BSN is not None:
+            logits_MN = logits_MN.masked_fill(~self._to_local(is_allowed_BSN), float("-inf"))
+        return logits_MN / context.policy.temperature if context.policy.temperature != 1.0 else logits_MN
+
+    def _select(self, logits_MN: Tensor, policy_logits_MN: Tensor, context: RoutingContext) -> Tensor:
+        if context.mode is RouteMode.REPLAY:
+            return self._to_local(context.trace.experts_BSLK[:, :, self.layer]).long()
+        if context.mode is RouteMode.TOP_K:
+            return top_k(policy_logits_MN.detach(), self.topk)
+        noise_MN = None
+        if context.policy.guidance != "none":
+            noise_MN = self._to_local(context.noise_BSN(self.layer, self.num_experts))
+        experts_MK = context.select(policy_logits_MN.detach(), noise_MN, self.topk)
+        if context.explores_BS is None:
+            return experts_MK
+        explores_M1 = self._to_local(context.explores_BS).unsqueeze(1)
+        return torch.where(explores_M1, experts_MK, top_k(logits_MN.detach(), self.topk))
+
+    @torch.no_grad()
+    def _record(
+        self,
+        logits_MN: Tensor,
+        policy_logits_MN: Tensor,
+        experts_MK: Tensor,
+        sequence_batch: tuple[int, int],
+        context: RoutingContext,
+    ) -> None:
+        """Writes what this layer did into the context, batch-first over this rank's positions."""
+
+        def batch_first(tensor: Tensor) -> Tensor:
+            return tensor.view(*sequence_batch, *tensor.shape[1:]).transpose(0, 1)
+
+        context.experts_by_layer[self.layer] = batch_first(experts_MK)
+        if context.mode is not RouteMode.TOP_K:
+            logprob_M = selection_logprob(policy_logits_MN, experts_MK, context.policy.likelihood)
+            context.logprob_by_layer[self.layer] = batch_first(logprob_M)
+        if context.counts_top_k:
+            is_real_M, is_vision_M = self._to_local(context.is_real_BS), self._to_local(context.is_vision_BS)
+            context.entropy_by_layer[self.layer] = (routing_entropy(logits_MN) * is_real_M).sum()
+            is_chosen_MN = torch.zeros_like(logits_MN).scatter(1, top_k(logits_MN, self.topk), 1.0)
+            modality_M2 = torch.stack((is_real_M & ~is_vision_M, is_real_M & is_vision_M), dim=1)
+            context.top_k_counts_by_layer[self.layer] = modality_M2.T.double() @ is_chosen_MN.double()
+
+    def _attach_losses(
+        self,
+        probs_MN: Tensor,
+        logits_MN: Tensor,
+        policy_logits_MN: Tensor,
+        experts_MK: Tensor,
+        context: RoutingContext,
+    ) -> Tensor:
+        """Hangs this layer's loss terms on `probs`: the only way in that survives recomputation and pipeline stages."""
+        if context.gate is not None:
+            probs_MN = MoEAuxLossAutoScaler.apply(probs_MN, self._gate_loss(policy_logits_MN, experts_MK, context))
+        if context.balance is not None:
+            probs_MN = MoEAuxLossAutoScaler.apply(probs_MN, self._balance_loss(logits_MN, experts_MK, context))
+        return probs_MN
+
+    def _gate_loss(self, policy_logits_MN: Tensor, experts_MK: Tensor, context: RoutingContext) -> Tensor:
+        """This layer's share of Gate-GRPO.  Each token is its own sequence here: the weights know the rest."""
+        gate = context.gate
+        logprob_M = selection_logprob(policy_logits_MN, experts_MK, context.policy.likelihood)
+        old_logprob_M = logprob_M.detach()
+        if gate.old_logprob_BSL is not None:
+            old_logprob_M = self._to_local(gate.old_logprob_BSL[:, :, self.layer])
+        weight_M = self._to_local(gate.weight_BS)
+        advantage_M = self._to_local(gate.advantage_B[:, None].expand_as(gate.weight_BS))
+        term = gate_grpo_layer_loss(
+            logprob_M[:, None], old_logprob_M[:, None], advantage_M, weight_M[:, None], gate.epsilon
+        )
+        context.gate_by_layer[self.layer] = LossTerm(term.loss.detach(), term.metrics)
+        return term.loss * gate.scale
+
+    def _balance_loss(self, logits_MN: Tensor, experts_MK: Tensor, context: RoutingContext) -> Tensor:
+        """This layer's Switch load-balancing loss."""
+        balance = context.balance
+        weight_M = self._to_local(balance.weight_BS)
+        if balance.fraction_LN is None:
+            fraction_N = expert_fractions(experts_MK, self.num_experts, weight_M > 0)
+        else:
+            fraction_N = balance.fraction_LN[self.layer]
+        loss = load_balancing_loss(torch.softmax(logits_MN, dim=-1), fraction_N, weight_M)
+        context.balance_loss_by_layer[self.layer] = loss.detach()
+        return loss * balance.scale
+
+    def _to_local(self, tensor_BS: Tensor) -> Tensor:
+        """[b, s, ...] of the whole sequence -> this rank's tokens [s_local * b, ...] in Megatron's order."""
+        tensor_SB = tensor_BS.transpose(0, 1)
+        if self.config.sequence_parallel and self.tp_group.size() > 1:
+            tensor_SB = tensor_SB.chunk(self.tp_group.size(), dim=0)[self.tp_group.rank()]
+        return tensor_SB.reshape(-1, *tensor_SB.shape[2:])
+
+
+def stochastic_routers(model: torch.nn.Module) -> list[StochasticRouter]:
+    """The routers of this pipeline stage, first layer first."""
+    return [module for module in model.modules() if isinstance(module, StochasticRouter)]
+
+
+def route_with(model: torch.nn.Module) -> Callable[[RoutingContext | None], None]:
+    """A setter that hands one context to every router of `model`; routers are looked up once."""
+    routers = stochastic_routers(model)
+
+    def hand_over(context: RoutingContext | None) -> None:
+        for router in routers:
+            router.context = context
+
+    return hand_over

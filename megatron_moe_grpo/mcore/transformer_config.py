@@ -1,0 +1,137 @@
+"""The single translation from our sizes and settings to Megatron's TransformerConfig."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_moe_grpo.config.schema import ParallelConfig
+from megatron_moe_grpo.errors import ConfigError
+
+PARAMETER_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class DecoderSizes:
+    """A decoder-only language model as Hugging Face configurations describe it."""
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    ffn_size: int
+    vocab_size: int
+    max_positions: int
+    norm_epsilon: float
+    rope_theta: float
+    has_qk_norm: bool
+    has_qkv_bias: bool
+    ties_embeddings: bool
+    num_experts: int | None = None
+    """None: a dense model."""
+    expert_ffn_size: int | None = None
+    num_active: int | None = None
+    """K, experts active a token."""
+    renormalises_weights: bool = False
+    """Divide the combination weights by their sum (Hugging Face `norm_topk_prob`)."""
+
+
+def build_transformer_config(sizes: DecoderSizes, parallel: ParallelConfig, precision: str) -> TransformerConfig:
+    """Megatron's configuration of one pipeline stage of `sizes`; raises ConfigError where the two cannot fit."""
+    check_fits(sizes, parallel)
+    parameter_type = PARAMETER_TYPES[precision]
+    on_gpu = torch.cuda.is_available()
+    return TransformerConfig(
+        num_layers=sizes.num_layers,
+        hidden_size=sizes.hidden_size,
+        num_attention_heads=sizes.num_heads,
+        num_query_groups=sizes.num_key_value_heads,
+        kv_channels=sizes.head_dim,
+        ffn_hidden_size=sizes.ffn_size,
+        normalization="RMSNorm",
+        layernorm_epsilon=sizes.norm_epsilon,
+        qk_layernorm=sizes.has_qk_norm,
+        add_bias_linear=False,
+        add_qkv_bias=sizes.has_qkv_bias,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        params_dtype=parameter_type,
+        pipeline_dtype=parameter_type,
+        bf16=precision == "bf16",
+        tensor_model_parallel_size=parallel.tensor,
+        sequence_parallel=parallel.tensor > 1,
+        pipeline_model_parallel_size=parallel.pipeline,
+        use_cpu_initialization=not on_gpu,
+        bias_activation_fusion=on_gpu,
+        bias_dropout_fusion=on_gpu,
+        masked_softmax_fusion=on_gpu,
+        gradient_accumulation_fusion=False,
+        **_expert_settings(sizes, parallel, on_gpu),
+        **_recompute_settings(parallel),
+    )
+
+
+def check_fits(sizes: DecoderSizes, parallel: ParallelConfig) -> None:
+    """Raises ConfigError where the model cannot be cut as asked; needs no process group."""
+    if sizes.num_experts is None:
+        if parallel.expert > 1:
+            raise ConfigError(
+                "expert parallelism needs a model with experts",
+                got=f"a dense model and parallel.expert={parallel.expert}",
+                remedy="upcycle the model first, or pass --set parallel.expert=1",
+            )
+    else:
+        _check_divides("experts", sizes.num_experts, "parallel.expert", parallel.expert)
+        if sizes.num_active > sizes.num_experts:
+            raise ConfigError(
+                "more experts active than there are",
+                got=f"K={sizes.num_active}, N={sizes.num_experts}",
+                expected="K <= N",
+                remedy="change num_experts_per_tok in the model's config.json, or upcycle with other sizes",
+            )
+    _check_divides("layers", sizes.num_layers, "parallel.pipeline", parallel.pipeline)
+    _check_divides("attention heads", sizes.num_heads, "parallel.tensor", parallel.tensor)
+    _check_divides("key-value heads", sizes.num_key_value_heads, "parallel.tensor", parallel.tensor)
+    _check_divides("vocabulary entries", sizes.vocab_size, "parallel.tensor", parallel.tensor)
+
+
+def _check_divides(what: str, count: int, key: str, size: int) -> None:
+    if count % size:
+        fitting = [divisor for divisor in range(1, count + 1) if count % divisor == 0]
+        raise ConfigError(
+            f"{count} {what} cannot be divided over {key}={size}",
+            got=size,
+            expected=f"one of {', '.join(map(str, fitting[:12]))}",
+            remedy=f"pass --set {key}=...",
+        )
+
+
+def _expert_settings(sizes: DecoderSizes, parallel: ParallelConfig, on_gpu: bool) -> dict:
+    if sizes.num_experts is None:
+        return {}
+    return {
+        "num_moe_experts": sizes.num_experts,
+        "moe_ffn_hidden_size": sizes.expert_ffn_size,
+        "moe_router_topk": sizes.num_active,
+        # Softmax over all N, then the K chosen (MoE-GRPO Eq. 1-2); False is Megatron's renormalised form.
+        "moe_router_pre_softmax": not sizes.renormalises_weights,
+        "moe_router_dtype": "fp32",
+        # Load balancing is ours: Megatron's counts a fresh deterministic top-K, not the experts that were used.
+        "moe_router_load_balancing_type": "none",
+        "moe_token_dispatcher_type": "alltoall",
+        "moe_grouped_gemm": on_gpu,
+        "expert_model_parallel_size": parallel.expert,
+        "expert_tensor_parallel_size": parallel.expert_tensor,
+    }
+
+
+def _recompute_settings(parallel: ParallelConfig) -> dict:
+    if parallel.recompute == "full":
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    if parallel.recompute == "moe":
+        return {"recompute_granularity": "selective", "recompute_modules": ["moe"]}
+    return {}

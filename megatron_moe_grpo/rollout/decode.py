@@ -1,0 +1,179 @@
+"""Prompts in, responses out: token-by-token decoding with the experts of every position recorded."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from megatron_moe_grpo.mcore.decoding import CachedForward
+from megatron_moe_grpo.mcore.parallel import ParallelLayout
+from megatron_moe_grpo.mcore.routing_context import RoutingContext, SelectionPolicy
+from megatron_moe_grpo.mcore.stochastic_router import route_with
+from megatron_moe_grpo.models.token_batch import TokenBatch
+from megatron_moe_grpo.models.vlm import VisionLanguageModel
+from megatron_moe_grpo.rollout.records import Responses, RoutingCounts
+from megatron_moe_grpo.routing.selection import gumbel_noise
+from megatron_moe_grpo.routing.trace import RouteMode, RoutingTrace
+
+TOKEN_LAYER = -1
+"""Counter-based noise of token sampling: below every MoE layer's number, so the two never share a draw."""
+
+
+@dataclass(frozen=True, eq=False)
+class DecodeSettings:
+    """How to choose experts and tokens."""
+
+    mode: RouteMode
+    """SAMPLE in rollouts, TOP_K for evaluation."""
+    policy: SelectionPolicy
+    max_new_tokens: int
+    end_token_id: int
+    suppressed_token_ids: Tensor
+    """Never produced (image placeholders and the like); log-probs are still those of the full vocabulary."""
+    token_temperature: float = 0.0
+    explores_prompt: bool = True
+    """False: sample experts only where a response token is produced."""
+    is_allowed_L2N: Tensor | None = None
+
+
+def decode(
+    model: VisionLanguageModel,
+    layout: ParallelLayout,
+    prompts: TokenBatch,
+    stream_B: Tensor,
+    settings: DecodeSettings,
+    features_FD: Tensor | None = None,
+) -> Responses:
+    """Decodes B sequences to their ends; call inside `decoding_mode`, on all ranks of the model together.
+
+    Ranks stay in step (experts live on several of them), so everyone stops when the last sequence anywhere has ended.
+    """
+    num_sequences, num_prompt_positions = prompts.token_ids_BS.shape
+    forward = CachedForward(model, layout, num_sequences, num_prompt_positions + settings.max_new_tokens)
+    hand_over, recorder = route_with(model), _Recorder(model, layout)
+    new, batch = prompts, prompts
+    tokens, logprobs, was_open = [], [], []
+    is_open_B = torch.ones(num_sequences, dtype=torch.bool, device=prompts.token_ids_BS.device)
+    for _ in range(settings.max_new_tokens):
+        context = recorder.start(batch, new, stream_B, settings)
+        hand_over(context)
+        logits_BV = forward(replace(new, is_real_BS=batch.is_real_BS), features_FD)
+        recorder.finish(context)
+        token_B = _choose_tokens(logits_BV, batch, stream_B, settings)
+        logprob_B = torch.log_softmax(logits_BV, dim=-1).gather(1, token_B[:, None])[:, 0]
+        tokens.append(token_B), logprobs.append(logprob_B), was_open.append(is_open_B)
+        is_open_B = is_open_B & (token_B != settings.end_token_id)
+        if _all_closed(is_open_B, layout):
+            break
+        features_FD = None
+        batch = batch.extended(token_B[:, None], is_open_B[:, None])
+        new = TokenBatch(token_B[:, None], is_open_B[:, None], torch.full_like(token_B[:, None], -1), None)
+    hand_over(None)
+    num_padding = settings.max_new_tokens - len(tokens)
+    return Responses(
+        token_ids_BT=_stack(tokens, num_padding, settings.end_token_id),
+        is_response_BT=_stack(was_open, num_padding, False),
+        token_logprob_BT=_stack(logprobs, num_padding, 0.0),
+        trace=recorder.trace(num_padding, settings.is_allowed_L2N),
+        counts=recorder.counts(),
+    )
+
+
+def _choose_tokens(logits_BV: Tensor, batch: TokenBatch, stream_B: Tensor, settings: DecodeSettings) -> Tensor:
+    """Greedy at temperature 0, else one draw from softmax(logits / temperature) by the Gumbel-max rule."""
+    allowed_BV = logits_BV.index_fill(1, settings.suppressed_token_ids, float("-inf"))
+    if settings.token_temperature == 0.0:
+        return allowed_BV.argmax(dim=-1)
+    layer_L = torch.tensor([TOKEN_LAYER], device=stream_B.device)
+    next_position_B1 = batch.position_BS[:, -1:] + 1
+    noise = gumbel_noise(settings.policy.seed, stream_B, layer_L, next_position_B1, logits_BV.shape[1])
+    return (allowed_BV / settings.token_temperature + noise[0, :, 0]).argmax(dim=-1)
+
+
+def _all_closed(is_open_B: Tensor, layout: ParallelLayout) -> bool:
+    num_open = is_open_B.sum().float()
+    return layout.sum_over_data(num_open).item() == 0
+
+
+def _stack(columns: list[Tensor], num_padding: int, filler: int | float | bool) -> Tensor:
+    stacked_BT = torch.stack(columns, dim=1)
+    return torch.nn.functional.pad(stacked_BT, (0, num_padding), value=filler)
+
+
+class _Recorder:
+    """Collects what the routers of this stage wrote, forward by forward, and joins the pipeline stages at the end."""
+
+    def __init__(self, model: VisionLanguageModel, layout: ParallelLayout):
+        self._config, self._layout = model.config, layout
+        self._experts_BSLK: list[Tensor] = []
+        self._logprob_BSL: list[Tensor] = []
+        self._counts: RoutingCounts | None = None
+
+    def start(
+        self, batch: TokenBatch, new: TokenBatch, stream_B: Tensor, settings: DecodeSettings
+    ) -> RoutingContext | None:
+        """The context of the next forward; None for a dense model."""
+        if self._config.num_moe_experts is None:
+            return None
+        num_new = new.token_ids_BS.shape[1]
+        is_sampling = settings.mode is RouteMode.SAMPLE
+        return RoutingContext(
+            mode=settings.mode,
+            is_real_BS=new.is_real_BS,
+            is_vision_BS=new.is_vision_BS,
+            num_layers=self._config.num_layers,
+            policy=settings.policy,
+            is_allowed_L2N=settings.is_allowed_L2N,
+            explores_BS=None if settings.explores_prompt else _produces_response(new, num_new),
+            stream_B=stream_B if is_sampling else None,
+            position_BS=batch.position_BS[:, -num_new:] if is_sampling else None,
+            counts_top_k=True,
+        )
+
+    def finish(self, context: RoutingContext | None) -> None:
+        """Takes over one forward's records; layers of other stages hold zeros until they are summed."""
+        if context is None:
+            return
+        num_layers = self._config.num_layers
+        present = sorted(context.experts_by_layer)
+        experts_BsK = context.experts_by_layer[present[0]]
+        shape = (*experts_BsK.shape[:2], num_layers, experts_BsK.shape[2])
+        experts_BSLK = experts_BsK.new_zeros(shape, dtype=torch.int16)
+        logprob_BSL = torch.zeros(shape[:3], device=experts_BsK.device)
+        top_k_L2N = torch.zeros(num_layers, 2, self._config.num_moe_experts, dtype=torch.float64, device=experts_BsK.device)
+        entropy_L = torch.zeros(num_layers, dtype=torch.float64, device=experts_BsK.device)
+        for layer in present:
+            experts_BSLK[:, :, layer] = context.experts_by_layer[layer].to(torch.int16)
+            if layer in context.logprob_by_layer:
+                logprob_BSL[:, :, layer] = context.logprob_by_layer[layer]
+            top_k_L2N[layer] = context.top_k_counts_by_layer[layer]
+            entropy_L[layer] = context.entropy_by_layer[layer]
+        self._experts_BSLK.append(experts_BSLK), self._logprob_BSL.append(logprob_BSL)
+        counts = RoutingCounts(top_k_L2N, entropy_L, context.is_real_BS.sum().double())
+        self._counts = counts if self._counts is None else self._counts + counts
+
+    def trace(self, num_padding: int, is_allowed_L2N: Tensor | None) -> RoutingTrace | None:
+        """All positions and layers, padded on the right by the steps that no sequence needed."""
+        if not self._experts_BSLK:
+            return None
+        experts_BSLK = self._layout.sum_over_pipeline(torch.cat(self._experts_BSLK, dim=1).int()).short()
+        logprob_BSL = self._layout.sum_over_pipeline(torch.cat(self._logprob_BSL, dim=1))
+        return RoutingTrace(experts_BSLK, logprob_BSL, is_allowed_L2N).pad_positions(0, num_padding)
+
+    def counts(self) -> RoutingCounts | None:
+        """Counts of this rank's sequences, all layers."""
+        if self._counts is None:
+            return None
+        sum_over_pipeline = self._layout.sum_over_pipeline
+        return RoutingCounts(
+            sum_over_pipeline(self._counts.top_k_L2N),
+            sum_over_pipeline(self._counts.entropy_sum_L),
+            self._counts.num_tokens,
+        )
+
+
+def _produces_response(new: TokenBatch, num_new: int) -> Tensor:
+    """True where a response token is produced: the last prompt position, then every position."""
+    produces_BS = torch.zeros_like(new.is_real_BS)
+    produces_BS[:, -1] = True
+    return produces_BS
