@@ -15,6 +15,14 @@ class MoeGrpoError(Exception):
             lines.append(f"  to do:    {remedy}")
         super().__init__("\n".join(lines))
 
+    def __reduce__(self) -> tuple:
+        """Errors travel between ranks: pickle calls the class with one argument, which would lose the rest."""
+        return _rebuild, (type(self), self.what, self.got, self.expected, self.remedy)
+
+
+def _rebuild(kind: type, what: str, got: object, expected: object, remedy: str | None) -> MoeGrpoError:
+    return kind(what, got=got, expected=expected, remedy=remedy)
+
 
 class ConfigError(MoeGrpoError):
     """A configuration that cannot be run: unknown key, wrong type, or values that contradict each other."""

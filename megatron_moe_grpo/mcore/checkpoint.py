@@ -22,16 +22,21 @@ from torch.distributed.checkpoint.api import CheckpointException
 from megatron_moe_grpo.errors import CheckpointError
 from megatron_moe_grpo.mcore.manifest import verify_manifest, write_manifest
 from megatron_moe_grpo.mcore.optimizer import TrainableModel
+from megatron_moe_grpo.mcore.parallel import on_main_rank
 
-FOLDER = "step_{step:08d}"
+def step_folder(parent: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps stands; names sort by step."""
+    return parent / f"step_{step:08d}"
 
 
 def save_checkpoint(
-    parent: Path, step: int, model: torch.nn.Module, assets: Path, state: dict[str, Any],
+    folder: Path,
+    model: torch.nn.Module,
+    assets: Path,
+    state: dict[str, Any],
     trainable: TrainableModel | None = None,
-) -> Path:
-    """Writes `parent/step_…` from all ranks; the folder appears whole or not at all.  Without `trainable`: weights only."""
-    folder = parent / FOLDER.format(step=step)
+) -> None:
+    """Writes `folder` from all ranks; it appears whole or not at all.  Without `trainable`: weights only."""
     unfinished = folder.with_suffix(".unfinished")
     is_main = dist.get_rank() == 0
     if is_main:
@@ -46,13 +51,12 @@ def save_checkpoint(
     dist.barrier()
     if is_main:
         has_optimizer = trainable is not None
-        text = json.dumps({**state, "step": step, "has_optimizer": has_optimizer}, indent=1)
+        text = json.dumps({**state, "has_optimizer": has_optimizer}, indent=1)
         (unfinished / "state.json").write_text(text, encoding="utf-8")
         write_manifest(unfinished)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unfinished, folder)
     dist.barrier()
-    return folder
 
 
 def load_checkpoint(
@@ -62,7 +66,7 @@ def load_checkpoint(
 
     Raises CheckpointError, on every rank, before any weight is touched when a file is missing or changed.
     """
-    _verify_together(folder)
+    on_main_rank(lambda: verify_manifest(folder))
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if trainable is not None and not state["has_optimizer"]:
         raise CheckpointError(
@@ -120,19 +124,6 @@ def _sharded_state(
         )
         state["scheduler"] = trainable.scheduler.state_dict()
     return state
-
-
-def _verify_together(folder: Path) -> None:
-    """The main rank hashes; all ranks raise, or none: a lone error would leave the others waiting."""
-    problem = [None]
-    if dist.get_rank() == 0:
-        try:
-            verify_manifest(folder)
-        except CheckpointError as error:
-            problem = [error]
-    dist.broadcast_object_list(problem, src=0)
-    if problem[0] is not None:
-        raise problem[0]
 
 
 def _nest_for_layout(loaded: dict[Any, Any], trainable: TrainableModel) -> dict[Any, Any]:

@@ -1,8 +1,10 @@
 """Process groups: one torchrun process or a thousand, described once and asked by name."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -10,7 +12,9 @@ from megatron.core import parallel_state, tensor_parallel
 from torch import Tensor
 
 from megatron_moe_grpo.config.schema import ParallelConfig
-from megatron_moe_grpo.errors import ConfigError
+from megatron_moe_grpo.errors import ConfigError, MoeGrpoError
+
+Result = TypeVar("Result")
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -23,6 +27,7 @@ class ParallelLayout:
     world_size: int
     data_rank: int
     data_size: int
+    tensor_rank: int
     tensor_size: int
     pipeline_rank: int
     pipeline_size: int
@@ -30,6 +35,12 @@ class ParallelLayout:
     is_last_stage: bool
     data_group: dist.ProcessGroup
     pipeline_group: dist.ProcessGroup
+    tensor_group: dist.ProcessGroup
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
     @property
     def is_main(self) -> bool:
@@ -46,6 +57,17 @@ class ParallelLayout:
         """`tensor` summed over pipeline stages, in place: stages that lack a part hold zeros for it."""
         if self.pipeline_size > 1:
             dist.all_reduce(tensor, group=self.pipeline_group)
+        return tensor
+
+    def sum_over_tensor(self, tensor: Tensor) -> Tensor:
+        """`tensor` summed over tensor-parallel ranks, in place: each holds a part of the positions."""
+        if self.tensor_size > 1:
+            dist.all_reduce(tensor, group=self.tensor_group)
+        return tensor
+
+    def maximum(self, tensor: Tensor) -> Tensor:
+        """The largest value on any rank, in place."""
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return tensor
 
     def from_last_stage(self, tensor: Tensor) -> Tensor:
@@ -74,6 +96,7 @@ def start_parallel(parallel: ParallelConfig, seed: int) -> ParallelLayout:
         world_size=world_size,
         data_rank=parallel_state.get_data_parallel_rank(),
         data_size=parallel_state.get_data_parallel_world_size(),
+        tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
         tensor_size=parallel.tensor,
         pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
         pipeline_size=parallel.pipeline,
@@ -81,7 +104,22 @@ def start_parallel(parallel: ParallelConfig, seed: int) -> ParallelLayout:
         is_last_stage=parallel_state.is_pipeline_last_stage(),
         data_group=parallel_state.get_data_parallel_group(),
         pipeline_group=parallel_state.get_pipeline_model_parallel_group(),
+        tensor_group=parallel_state.get_tensor_model_parallel_group(),
     )
+
+
+def on_main_rank(work: Callable[[], Result]) -> Result:
+    """`work()` on the main rank, its result on all.  A user's error is raised on every rank: alone, it would hang them."""
+    outcome: list = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = work()
+        except MoeGrpoError as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 def stop_parallel() -> None:

@@ -89,6 +89,8 @@ class RoutingContext:
     top_k_counts_by_layer: dict[int, Tensor] = field(default_factory=dict)
     gate_by_layer: dict[int, LossTerm] = field(default_factory=dict)
     balance_loss_by_layer: dict[int, Tensor] = field(default_factory=dict)
+    position_slice: slice = field(default_factory=lambda: slice(None))
+    """Positions of this rank in what the routers recorded: a part of the sequence under sequence parallelism."""
     _noise_LBSN: Tensor | None = None
 
     def is_allowed_BSN(self, layer: int) -> Tensor | None:
@@ -108,7 +110,7 @@ class RoutingContext:
     def select(self, logits_MN: Tensor, noise_MN: Tensor, num_active: int) -> Tensor:
         """Train-time selection on masked logits: ordered experts [M, K]."""
         if self.policy.guidance == "noise":
-            return noisy_top_k(logits_MN, noise_MN, num_active, self.policy.noise_std)
+            return noisy_top_k(logits_MN, noise_MN, self.policy.noise_std, num_active)
         if self.policy.guidance == "none":
             return top_k(logits_MN, num_active)
         return gumbel_top_k(logits_MN, noise_MN, num_active)

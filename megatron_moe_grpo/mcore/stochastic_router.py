@@ -112,9 +112,15 @@ class StochasticRouter(TopKRouter):
         def batch_first(tensor: Tensor) -> Tensor:
             return tensor.view(*sequence_batch, *tensor.shape[1:]).transpose(0, 1)
 
+        num_local = sequence_batch[0]
+        if self.config.sequence_parallel:
+            context.position_slice = slice(self.tp_group.rank() * num_local, (self.tp_group.rank() + 1) * num_local)
         context.experts_by_layer[self.layer] = batch_first(experts_MK)
         if context.mode is not RouteMode.TOP_K:
             logprob_M = selection_logprob(policy_logits_MN, experts_MK, context.policy.likelihood)
+            if context.explores_BS is not None:
+                # Where nothing was sampled there is no policy: the top-K was certain.
+                logprob_M = logprob_M.masked_fill(~self._to_local(context.explores_BS), 0.0)
             context.logprob_by_layer[self.layer] = batch_first(logprob_M)
         if context.counts_top_k:
             is_real_M, is_vision_M = self._to_local(context.is_real_BS), self._to_local(context.is_vision_BS)

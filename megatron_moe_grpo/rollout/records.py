@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megatron_moe_grpo.models.token_batch import TokenBatch
+from megatron_moe_grpo.rollout.prompts import PreparedPrompts
 from megatron_moe_grpo.routing.trace import RoutingTrace
 
 
@@ -57,8 +57,8 @@ class Responses:
 class RolloutBatch:
     """One rank's share of a step's rollouts: P prompts x G, prompt-major."""
 
-    prompts: TokenBatch
-    """P sequences."""
+    prompts: PreparedPrompts
+    """P prompts with their pictures."""
     responses: Responses
     """P * G."""
     texts: list[str]

@@ -1,0 +1,37 @@
+"""`python -m megatron_moe_grpo VERB ...`"""
+
+import argparse
+import os
+import sys
+import warnings
+
+from megatron_moe_grpo.commands import convert, train
+from megatron_moe_grpo.errors import MoeGrpoError
+
+VERBS = {
+    "train": (train.add_arguments, train.run),
+    "import": (convert.add_arguments, convert.run_import),
+    "export": (convert.add_arguments, convert.run_export),
+}
+
+
+def main() -> int:
+    """Runs one verb; a user's error is printed without a traceback and ends with code 2."""
+    parser = argparse.ArgumentParser(prog="python -m megatron_moe_grpo", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name, (add_arguments, _) in VERBS.items():
+        add_arguments(verbs.add_parser(name))
+    arguments = parser.parse_args()
+    # Megatron warns at import about each optional kernel that is not installed; tools/check_gpu_install.py lists them.
+    warnings.filterwarnings("ignore", module=r"megatron\.core")
+    try:
+        VERBS[arguments.verb][1](arguments)
+    except MoeGrpoError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The verbs of `python -m megatron_moe_grpo`: parse, call, print."""

@@ -1,0 +1,101 @@
+"""From what micro-batches and routers recorded to one line of numbers, the same under any parallel layout."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from megatron_moe_grpo.config.schema import LossConfig
+from megatron_moe_grpo.losses.advantages import GroupAdvantages
+from megatron_moe_grpo.mcore.forward_backward import Metrics
+from megatron_moe_grpo.mcore.parallel import ParallelLayout
+from megatron_moe_grpo.rollout.records import RolloutBatch
+from megatron_moe_grpo.training.update_batch import UpdateBatch
+
+
+def update_metrics(
+    token_metrics: list[Metrics], batches: list[UpdateBatch], layout: ParallelLayout, losses: LossConfig
+) -> dict[str, float]:
+    """Losses and ratios of one update, summed over micro-batches, layers and ranks; gaps are the largest anywhere.
+
+    Token metrics exist on the last pipeline stage only, selection metrics on each stage for its own layers.
+    """
+    token = {
+        name: _total([metrics[name] for metrics in token_metrics], layout, over_tensor=False)
+        for name in ("token_loss", "token_clip_fraction")
+    }
+    token_gap = _largest([metrics["token_logprob_gap_max"] for metrics in token_metrics], layout)
+    values = token | {
+        "loss": losses.token_coefficient * token["token_loss"],
+        "rollout_train_logprob_gap": token_gap,
+        "token_ratio_max_deviation": math.expm1(token_gap),
+    }
+    contexts = [batch.context for batch in batches if batch.context is not None]
+    if not contexts:
+        return values
+    gates = [term for context in contexts for term in context.gate_by_layer.values()]
+    balances = [loss for context in contexts for loss in context.balance_loss_by_layer.values()]
+    values["gate_loss"] = _total([term.loss for term in gates], layout)
+    values["gate_clip_fraction"] = _total([term.metrics["clip_fraction"] for term in gates], layout)
+    # Every layer adds its own Switch loss; the mean over layers is 1 at perfect balance, however deep the model.
+    balance_sum = _total(balances, layout)
+    values["load_balancing_loss"] = balance_sum / contexts[0].num_layers
+    values["loss"] += losses.gate_coefficient * values["gate_loss"] + losses.load_balancing_coefficient * balance_sum
+    values["rollout_train_selection_logprob_gap"] = _largest([_selection_gap(batch) for batch in batches], layout)
+    return values
+
+
+def rollout_metrics(rollouts: RolloutBatch, advantages: GroupAdvantages, layout: ParallelLayout) -> dict[str, float]:
+    """Rewards, groups without signal, response lengths and routing of one step's rollouts, over all ranks."""
+    reward_PG = rollouts.reward_B.view(-1, rollouts.group_size).double()
+    sums = torch.stack(
+        (
+            reward_PG.mean(dim=1).sum(),
+            reward_PG.std(dim=1).sum() if rollouts.group_size > 1 else reward_PG.new_zeros(()),
+            (~advantages.has_signal_P).sum(),
+            rollouts.responses.is_response_BT.sum() / rollouts.group_size,
+            torch.tensor(float(len(reward_PG)), device=reward_PG.device),
+        )
+    ).double()
+    reward, deviation, without_signal, num_tokens, num_prompts = layout.sum_over_data(sums).tolist()
+    return {
+        "reward_mean": reward / num_prompts,
+        "reward_std": deviation / num_prompts,
+        "groups_without_signal": without_signal / num_prompts,
+        "response_tokens_mean": num_tokens / num_prompts,
+    }
+
+
+def routing_metrics(top_k_L2N: Tensor, entropy_sum_L: Tensor, num_tokens: Tensor) -> dict[str, float]:
+    """Router entropy (nats, mean over tokens and layers) and the busiest expert's load over the mean load."""
+    load_LN = top_k_L2N.sum(dim=1)
+    return {
+        "router_entropy_nats": float(entropy_sum_L.mean() / num_tokens),
+        "expert_load_max_over_mean": float((load_LN.amax(dim=1) / load_LN.mean(dim=1)).mean()),
+    }
+
+
+def _total(parts: list[Tensor], layout: ParallelLayout, over_tensor: bool = True) -> float:
+    total = torch.stack(parts).double().sum() if parts else _zero(layout)
+    total = layout.sum_over_pipeline(layout.sum_over_data(total))
+    return (layout.sum_over_tensor(total) if over_tensor else total).item()
+
+
+def _largest(parts: list[Tensor], layout: ParallelLayout) -> float:
+    largest = torch.stack(parts).double().max() if parts else _zero(layout)
+    return layout.maximum(largest).item()
+
+
+def _zero(layout: ParallelLayout) -> Tensor:
+    return torch.zeros((), dtype=torch.float64, device=layout.device)
+
+
+def _selection_gap(batch: UpdateBatch) -> Tensor:
+    """Largest |replayed - recorded| selection log-prob over real tokens of this rank's layers and positions."""
+    here = batch.context.position_slice
+    is_padding_Bs = ~batch.tokens.is_real_BS[:, here]
+    gaps = [
+        (logprob_Bs - batch.trace.logprob_BSL[:, here, layer]).abs().masked_fill(is_padding_Bs, 0.0).max()
+        for layer, logprob_Bs in batch.context.logprob_by_layer.items()
+    ]
+    return torch.stack(gaps).max()

@@ -1,0 +1,162 @@
+"""Everything a training loop stands on, built and checked in order: nothing slow before the last check has passed."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_moe_grpo.config import RunConfig, dump_config
+from megatron_moe_grpo.config.checks import check_config, check_data_parallel
+from megatron_moe_grpo.data.order import BatchOrder
+from megatron_moe_grpo.data.sources import LoadedRows
+from megatron_moe_grpo.errors import CheckpointError
+from megatron_moe_grpo.mcore.checkpoint import (
+    load_checkpoint,
+    newest_checkpoint,
+    remove_old_checkpoints,
+    save_checkpoint,
+    step_folder,
+)
+from megatron_moe_grpo.mcore.optimizer import TrainableModel, freeze_parts, make_trainable
+from megatron_moe_grpo.mcore.parallel import ParallelLayout, on_main_rank, start_parallel
+from megatron_moe_grpo.models.internvl.model import build_internvl
+from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
+from megatron_moe_grpo.models.registry import family_of
+from megatron_moe_grpo.rollout.collect import StepRows
+from megatron_moe_grpo.rollout.prompts import EncodedRow, check_rows, encode_rows
+from megatron_moe_grpo.routing.guidance import ModalityCounts
+from megatron_moe_grpo.training.console import StepProgress
+from megatron_moe_grpo.training.run_folder import RunFolder
+from megatron_moe_grpo.training.run_log import RunLog, open_run_log
+
+
+@dataclass
+class Run:
+    """One training run on one rank."""
+
+    config: RunConfig
+    layout: ParallelLayout
+    folder: RunFolder
+    log: RunLog
+    progress: StepProgress
+    processing: InternVLProcessing
+    assets: Path
+    trainable: TrainableModel
+    train_rows: list[EncodedRow]
+    evaluation_rows: list[EncodedRow]
+    order: BatchOrder
+    counts: ModalityCounts | None
+    """Running modality counts; None for a dense model."""
+    first_step: int
+    """Steps already done."""
+
+    @property
+    def model(self) -> Any:
+        """The bare model, without the data-parallel wrapper."""
+        return self.trainable.module
+
+    def step_rows(self, step: int) -> StepRows:
+        """Rows of `step` (from 0), the same list on every rank."""
+        rows = [self.train_rows[index] for index in self.order.indices(step)]
+        per_step = self.config.training.prompts_per_step * self.config.rollout.group_size
+        return StepRows(rows, first_stream=step * per_step)
+
+    def is_due(self, every: int, done: int) -> bool:
+        """True after `done` steps when something happens every so many, and always after the last."""
+        return done == self.config.training.steps or (every > 0 and done % every == 0)
+
+    def save(self, done: int) -> None:
+        """Writes a checkpoint that continues after `done` steps, then removes the oldest."""
+        state: dict[str, Any] = {"step": done, "seed": self.config.seed}
+        if self.counts is not None:
+            state["modality_counts"] = {name: tensor.tolist() for name, tensor in self.counts.state_dict().items()}
+        folder = step_folder(self.folder.checkpoints, done)
+        save_checkpoint(folder, self.model, self.assets, state, self.trainable)
+        if self.layout.is_main:
+            remove_old_checkpoints(self.folder.checkpoints, self.config.training.keep_checkpoints)
+
+
+def start_run(config: RunConfig) -> Run:
+    """Checks, then builds; resumes where the run folder's newest checkpoint ends."""
+    source = Path(config.model.checkpoint)
+    hf_config = _read_model_config(source)
+    check_config(config, hf_config)
+    layout = start_parallel(config.parallel, config.seed)
+    check_data_parallel(config, layout.data_size)
+    folder = on_main_rank(lambda: RunFolder.open(Path(config.output_dir) / config.name, dump_config(config)))
+    processing = InternVLProcessing.from_folder(source / "assets")
+    train_rows = _load_rows(config.data.train, config, processing, folder)
+    evaluation_rows = []
+    if config.data.evaluation is not None:
+        evaluation_rows = _load_rows(config.data.evaluation, config, processing, folder)
+    architecture = family_of(hf_config).parse_architecture(hf_config)
+    model = build_internvl(
+        architecture, hf_config, config.parallel, config.precision, layout.is_first_stage, layout.is_last_stage
+    )
+    freeze_parts(model, config.model.freeze)
+    training = config.training
+    trainable = make_trainable(model, config.optimizer, training.steps * training.updates_per_rollout)
+    text, counts = architecture.text, None
+    if text.num_experts is not None:
+        counts = ModalityCounts(text.num_layers, text.num_experts, config.routing.guidance_decay)
+    first_step = _load_weights(source, folder, trainable, counts)
+    log = open_run_log(
+        folder, config.name, config.model_dump(mode="json"), config.logging, is_writer=layout.is_main
+    )
+    log.truncate_after(first_step if first_step > 0 else -1)
+    return Run(
+        config=config,
+        layout=layout,
+        folder=folder,
+        log=log,
+        progress=StepProgress(training.steps, first_step, is_shown=layout.is_main),
+        processing=processing,
+        assets=source / "assets",
+        trainable=trainable,
+        train_rows=train_rows,
+        evaluation_rows=evaluation_rows,
+        order=BatchOrder(len(train_rows), training.prompts_per_step, config.seed),
+        counts=counts,
+        first_step=first_step,
+    )
+
+
+def _read_model_config(source: Path) -> dict[str, Any]:
+    path = source / "assets" / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            "model.checkpoint is not a Megatron checkpoint of this project",
+            got=source,
+            expected="a folder with weights/, assets/config.json and manifest.json",
+            remedy="make one from a Hugging Face folder with `python -m megatron_moe_grpo import HF_FOLDER OUT`",
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _load_rows(path: str, config: RunConfig, processing: InternVLProcessing, folder: RunFolder) -> list[EncodedRow]:
+    """Checked on the main rank only (it decodes every picture), encoded on all."""
+    loaded: LoadedRows = on_main_rank(lambda: check_rows(path, config.data, processing))
+    if loaded.skipped and torch.distributed.get_rank() == 0:
+        with folder.bad_rows.open("a", encoding="utf-8") as file:
+            for skipped in loaded.skipped:
+                file.write(json.dumps({"file": path, **vars(skipped)}) + "\n")
+        print(f"{path}: {len(loaded.skipped)} bad rows skipped, listed in {folder.bad_rows}")
+    return encode_rows(loaded.rows, processing)
+
+
+def _load_weights(
+    source: Path, folder: RunFolder, trainable: TrainableModel, counts: ModalityCounts | None
+) -> int:
+    """Fills the model from the run's newest checkpoint, or from model.checkpoint; returns the steps done."""
+    newest = on_main_rank(lambda: newest_checkpoint(folder.checkpoints))
+    if newest is None:
+        load_checkpoint(source, trainable.module)
+        trainable.optimizer.reload_model_params()
+        return 0
+    state = load_checkpoint(newest, trainable.module, trainable)
+    if counts is not None:
+        saved = state["modality_counts"]
+        counts.load_state_dict({name: torch.tensor(rows, dtype=torch.float64) for name, rows in saved.items()})
+    return state["step"]

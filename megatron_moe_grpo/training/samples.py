@@ -1,0 +1,40 @@
+"""Example rollouts for the report: whole groups with their pictures, answers and rewards."""
+
+from itertools import combinations
+
+from torch import Tensor
+
+from megatron_moe_grpo.rollout.records import RolloutBatch
+from megatron_moe_grpo.training.run import Run
+
+
+def log_samples(run: Run, done: int, rollouts: RolloutBatch) -> None:
+    """Writes the first groups of this rank's rollouts to samples.jsonl (the main rank's; others write nothing)."""
+    size = rollouts.group_size
+    samples = []
+    for index, encoded in enumerate(rollouts.prompts.rows[: run.config.logging.examples]):
+        group = slice(index * size, (index + 1) * size)
+        row = encoded.row
+        samples.append(
+            {
+                "id": row.id,
+                "problem_type": row.problem_type,
+                "problem": row.problem,
+                "options": list(row.options),
+                "solution": row.solution,
+                "image_paths": [str(path) for path in row.image_paths],
+                "responses": rollouts.texts[group],
+                "rewards": rollouts.reward_B[group].tolist(),
+                "experts_differ": _share_that_differs(rollouts.responses.trace.experts_BSLK[group]),
+            }
+        )
+    run.log.write_samples(done, samples)
+
+
+def _share_that_differs(experts_GSLK: Tensor) -> float:
+    """Mean share of (position, layer) at which two rollouts of a group used different sets of experts."""
+    sets_GSLK = experts_GSLK.sort(dim=-1).values
+    pairs = list(combinations(range(len(sets_GSLK)), 2))
+    if not pairs:
+        return 0.0
+    return sum(float((sets_GSLK[a] != sets_GSLK[b]).any(dim=-1).float().mean()) for a, b in pairs) / len(pairs)

@@ -1,0 +1,80 @@
+"""The policy update: the rollouts' tokens through the same model, their traces replayed.  MoE-GRPO Eq. 4-6."""
+
+import torch
+from torch import Tensor
+
+from megatron_moe_grpo.losses.token_grpo import token_grpo_loss
+from megatron_moe_grpo.mcore.forward_backward import Metrics, forward_backward
+from megatron_moe_grpo.mcore.optimizer import TrainableModel
+from megatron_moe_grpo.mcore.parallel import ParallelLayout
+from megatron_moe_grpo.mcore.stochastic_router import route_with, stochastic_routers
+from megatron_moe_grpo.rollout.records import RolloutBatch
+from megatron_moe_grpo.training.metrics import update_metrics
+from megatron_moe_grpo.training.update_batch import StepConstants, UpdateBatch, UpdateSettings, update_batches
+
+
+def update_policy(
+    trainable: TrainableModel,
+    layout: ParallelLayout,
+    rollouts: RolloutBatch,
+    advantage_B: Tensor,
+    settings: UpdateSettings,
+) -> dict[str, float]:
+    """One optimizer step on `rollouts`; returns metrics of all ranks.  Total loss: MoE-GRPO Eq. 6 + load balancing.
+
+    Gate-GRPO and load balancing are added inside the routers (StochasticRouter), Token-GRPO here.
+    """
+    metrics = accumulate_gradients(trainable, layout, rollouts, advantage_B, settings)
+    gradient_norm, learning_rate = trainable.step()
+    return metrics | {"grad_norm": gradient_norm, "learning_rate": learning_rate}
+
+
+def accumulate_gradients(
+    trainable: TrainableModel,
+    layout: ParallelLayout,
+    rollouts: RolloutBatch,
+    advantage_B: Tensor,
+    settings: UpdateSettings,
+) -> dict[str, float]:
+    """Forward and backward over all micro-batches, without the optimizer step."""
+    module = trainable.module
+    layers = [router.layer for router in stochastic_routers(module)]
+    num_layers = module.config.num_layers
+    batches, constants, ledger = update_batches(rollouts, advantage_B, layout, settings, layers, num_layers)
+    hand_over = route_with(module)
+
+    def forward(model: torch.nn.Module, batch: UpdateBatch) -> Tensor:
+        hand_over(batch.context)
+        return model(batch.tokens, labels_BS=batch.labels_BS)
+
+    def loss(batch: UpdateBatch, nll_BS: Tensor) -> tuple[Tensor, Metrics]:
+        return _token_loss(batch, -nll_BS.float(), constants, settings)
+
+    trainable.zero_gradients()
+    num_sequences, num_positions = batches[0].tokens.token_ids_BS.shape
+    token_metrics = forward_backward(trainable.wrapped, batches, forward, loss, num_positions, num_sequences)
+    hand_over(None)
+    ledger.assert_consumed()
+    return update_metrics(token_metrics, batches, layout, settings.losses)
+
+
+def _token_loss(
+    batch: UpdateBatch, logprob_BS: Tensor, constants: StepConstants, settings: UpdateSettings
+) -> tuple[Tensor, Metrics]:
+    """Token-GRPO of one micro-batch, times what Megatron's averaging divides by."""
+    old_BS = batch.old_token_logprob_BS if settings.trusts_rollout_logprobs else logprob_BS.detach()
+    term = token_grpo_loss(
+        logprob_BS,
+        old_BS,
+        batch.advantage_B,
+        batch.is_target_BS,
+        settings.losses.clip_epsilon,
+        num_sequences=constants.num_sequences,
+    )
+    gap_BS = (logprob_BS.detach() - batch.old_token_logprob_BS).abs()
+    metrics = {
+        "token_loss": term.loss.detach(),
+        "token_clip_fraction": term.metrics["clip_fraction"],
+        "token_logprob_gap_max": gap_BS.masked_fill(~batch.is_target_BS, 0.0).max(),
+    }
+    return term.loss * settings.losses.token_coefficient * constants.scale, metrics

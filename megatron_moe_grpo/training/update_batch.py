@@ -1,0 +1,204 @@
+"""A step's rollouts, cut into micro-batches that carry everything their losses need.
+
+Weights are those of the *global* batch, so neither micro-batches nor ranks change a loss; `scale` undoes Megatron's own
+averaging over both (mcore/forward_backward.py).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megatron_moe_grpo.config.schema import LossConfig
+from megatron_moe_grpo.losses.gate_grpo import gate_position_weights, gate_positions
+from megatron_moe_grpo.mcore.parallel import ParallelLayout
+from megatron_moe_grpo.mcore.routing_context import BalanceTerm, GateTerm, RoutingContext, SelectionPolicy
+from megatron_moe_grpo.models.token_batch import TokenBatch
+from megatron_moe_grpo.rollout.records import RolloutBatch
+from megatron_moe_grpo.routing.selection import count_selections
+from megatron_moe_grpo.routing.trace import RouteMode, RoutingTrace, TraceLedger
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """What every update needs besides its rollouts."""
+
+    losses: LossConfig
+    policy: SelectionPolicy
+    explores_prompt: bool
+    micro_batch_prompts: int
+    has_recompute: bool
+    trusts_rollout_logprobs: bool
+    """fp32: recorded log-probs are the old ones.  Lower precision: they differ from the training forward's by more
+    than rounding, so the first update takes its own as old and every ratio is exactly 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class UpdateBatch:
+    """A micro-batch of whole groups; S covers the prompt and all but the last response token."""
+
+    tokens: TokenBatch
+    labels_BS: Tensor
+    is_target_BS: Tensor
+    """True where the position produced a response token."""
+    old_token_logprob_BS: Tensor
+    advantage_B: Tensor
+    trace: RoutingTrace | None
+    context: RoutingContext | None
+
+
+@dataclass(frozen=True, eq=False)
+class StepConstants:
+    """Numbers of the whole step, equal on every rank."""
+
+    num_sequences: int
+    num_tokens: float
+    """Tokens that are fed to the model in the update, padding not counted."""
+    fraction_LN: Tensor | None
+    """Shares of the step's selections, for load balancing."""
+    scale: float
+
+    @classmethod
+    def of(
+        cls, rollouts: RolloutBatch, layout: ParallelLayout, losses: LossConfig, num_micro_batches: int
+    ) -> "StepConstants":
+        """Sums over data-parallel ranks; all of them call it together."""
+        responses = rollouts.responses
+        fed_BS = _fed_tokens(rollouts, 0, len(rollouts.prompts.rows)).is_real_BS
+        num_tokens = layout.sum_over_data(fed_BS.sum().double())
+        fraction_LN = None
+        if responses.trace is not None:
+            if losses.load_balancing_counts == "top_k":
+                count_LN = responses.counts.top_k_L2N.sum(dim=1)
+            else:
+                count_LN = _count_trace(responses.trace, fed_BS, responses.counts.top_k_L2N.shape[2])
+            count_LN = layout.sum_over_data(count_LN)
+            fraction_LN = (count_LN / count_LN.sum(dim=1, keepdim=True)).float()
+        return cls(
+            num_sequences=len(rollouts.stream_B) * layout.data_size,
+            num_tokens=num_tokens.item(),
+            fraction_LN=fraction_LN,
+            scale=num_micro_batches * layout.data_size,
+        )
+
+
+def update_batches(
+    rollouts: RolloutBatch,
+    advantage_B: Tensor,
+    layout: ParallelLayout,
+    settings: UpdateSettings,
+    layers: list[int],
+    num_layers: int,
+) -> tuple[list[UpdateBatch], StepConstants, TraceLedger]:
+    """All micro-batches of this rank, and the ledger in which their replays are counted.
+
+    Args:
+        layers: MoE layers on this pipeline stage; none for a dense model.
+        num_layers: L of the whole model.
+    """
+    num_prompts = len(rollouts.prompts.rows)
+    size = min(settings.micro_batch_prompts, num_prompts)
+    starts = range(0, num_prompts, size)
+    constants = StepConstants.of(rollouts, layout, settings.losses, len(starts))
+    ledger = TraceLedger(len(starts), layers, has_recompute=settings.has_recompute)
+    batches = []
+    for index, start in enumerate(starts):
+        batch = _cut(rollouts, advantage_B, start, min(start + size, num_prompts))
+        if batch.trace is not None:
+            context = _routing_context(batch, rollouts, constants, settings, num_layers)
+            context.ledger, context.micro_batch = ledger, index
+            batch = UpdateBatch(**{**vars(batch), "context": context})
+        batches.append(batch)
+    return batches, constants, ledger
+
+
+def _cut(rollouts: RolloutBatch, advantage_B: Tensor, start: int, stop: int) -> UpdateBatch:
+    """Prompts start..stop-1 with their groups."""
+    rows = slice(start * rollouts.group_size, stop * rollouts.group_size)
+    responses = rollouts.responses
+    tokens = _fed_tokens(rollouts, start, stop)
+    token_ids_BT, is_response_BT = responses.token_ids_BT[rows], responses.is_response_BT[rows]
+    num_before = tokens.token_ids_BS.shape[1] - token_ids_BT.shape[1]
+
+    def at_producer(values_BT: Tensor) -> Tensor:
+        return torch.nn.functional.pad(values_BT, (num_before, 0))
+
+    return UpdateBatch(
+        tokens=tokens,
+        labels_BS=torch.cat((tokens.token_ids_BS[:, 1:], token_ids_BT[:, -1:]), dim=1),
+        is_target_BS=at_producer(is_response_BT),
+        old_token_logprob_BS=at_producer(responses.token_logprob_BT[rows]),
+        advantage_B=advantage_B[rows],
+        trace=None if responses.trace is None else responses.trace.rows(rows.start, rows.stop),
+        context=None,
+    )
+
+
+def _fed_tokens(rollouts: RolloutBatch, start: int, stop: int) -> TokenBatch:
+    """Prompt and response without its last token, which nothing was decoded from."""
+    rows = slice(start * rollouts.group_size, stop * rollouts.group_size)
+    token_ids_BT = rollouts.responses.token_ids_BT[rows, :-1]
+    was_fed_BT = rollouts.responses.is_response_BT[rows, 1:]
+    return rollouts.prompts.batch(start, stop).repeated(rollouts.group_size).extended(token_ids_BT, was_fed_BT)
+
+
+def _routing_context(
+    batch: UpdateBatch, rollouts: RolloutBatch, constants: StepConstants, settings: UpdateSettings, num_layers: int
+) -> RoutingContext:
+    losses, is_real_BS = settings.losses, batch.tokens.is_real_BS
+    gate = balance = None
+    if losses.gate_coefficient > 0:
+        weight_BS = gate_position_weights(_gate_positions(batch, settings), num_layers) / constants.num_sequences
+        gate = GateTerm(
+            old_logprob_BSL=batch.trace.logprob_BSL if settings.trusts_rollout_logprobs else None,
+            advantage_B=batch.advantage_B,
+            weight_BS=weight_BS,
+            epsilon=losses.clip_epsilon,
+            scale=losses.gate_coefficient * constants.scale,
+        )
+    if losses.load_balancing_coefficient > 0:
+        balance = BalanceTerm(
+            fraction_LN=constants.fraction_LN,
+            weight_BS=is_real_BS.float() / constants.num_tokens,
+            scale=losses.load_balancing_coefficient * constants.scale,
+        )
+    return RoutingContext(
+        mode=RouteMode.REPLAY,
+        is_real_BS=is_real_BS,
+        is_vision_BS=batch.tokens.is_vision_BS,
+        num_layers=num_layers,
+        policy=settings.policy,
+        is_allowed_L2N=batch.trace.is_allowed_L2N,
+        explores_BS=None if settings.explores_prompt else _explored_positions(batch, rollouts),
+        trace=batch.trace,
+        gate=gate,
+        balance=balance,
+    )
+
+
+def _gate_positions(batch: UpdateBatch, settings: UpdateSettings) -> Tensor:
+    """Where Gate-GRPO applies, among positions whose experts were sampled at all."""
+    if settings.losses.gate_tokens == "response" or not settings.explores_prompt:
+        return batch.is_target_BS
+    # A response token stands one place right of its producer: shift, ask, and drop the place added.
+    is_response_BS = torch.nn.functional.pad(batch.is_target_BS, (1, 0))
+    is_token_BS = torch.nn.functional.pad(batch.tokens.is_real_BS, (0, 1), value=True)
+    return gate_positions(is_response_BS, is_token_BS, "all")[:, :-1]
+
+
+def _explored_positions(batch: UpdateBatch, rollouts: RolloutBatch) -> Tensor:
+    """`explore: response`: from the last prompt token on."""
+    explores_BS = torch.ones_like(batch.tokens.is_real_BS)
+    explores_BS[:, : rollouts.prompts.num_positions - 1] = False
+    return explores_BS
+
+
+def _count_trace(trace: RoutingTrace, is_counted_BS: Tensor, num_experts: int) -> Tensor:
+    """Selections of each expert in each layer, [L, N] float64."""
+    num_layers = trace.experts_BSLK.shape[2]
+    return torch.stack(
+        [
+            count_selections(trace.experts_BSLK[:, :, layer].flatten(0, 1).long(), num_experts, is_counted_BS.flatten())
+            for layer in range(num_layers)
+        ]
+    )
