@@ -1,0 +1,1 @@
+"""Model families, one folder each with the same file names, and what works on all of them."""

@@ -1,0 +1,5 @@
+"""InternVL: InternViT vision tower, pixel-shuffle projector, Qwen3 or Qwen3-MoE language model."""
+
+from megatron_moe_grpo.models.internvl.config import InternVLArchitecture, TextSizes, VisionSizes
+
+__all__ = ["InternVLArchitecture", "TextSizes", "VisionSizes"]

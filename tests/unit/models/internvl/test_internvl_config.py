@@ -1,0 +1,86 @@
+"""What is read from config.json, and what is refused."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_moe_grpo.errors import ConfigError
+from megatron_moe_grpo.models.hf_folder import read_hf_config
+from megatron_moe_grpo.models.internvl import InternVLArchitecture
+
+
+def test_from_huggingface_reads_the_dense_sizes(dense_folder: Path) -> None:
+    architecture = InternVLArchitecture.from_huggingface(read_hf_config(dense_folder))
+    text, vision = architecture.text, architecture.vision
+    assert (text.hidden_size, text.num_layers, text.num_heads, text.num_kv_heads, text.head_dim) == (96, 4, 4, 2, 24)
+    assert (text.ffn_size, text.rope_theta, text.rms_norm_eps, text.tied) == (288, 10000.0, 1e-6, False)
+    assert (text.num_experts, text.num_active, text.moe_ffn_size, text.renormalise) == (None, None, None, False)
+    assert (vision.hidden_size, vision.num_patches, vision.attention_bias) == (64, 16, True)
+    assert (architecture.image_seq_length, architecture.image_token_id) == (4, 5)
+    assert architecture.projector_input_size == 256
+
+
+@pytest.mark.parametrize("experts_key", ["num_experts", "num_local_experts"])
+def test_from_huggingface_reads_experts_under_either_name(moe_folder: Path, experts_key: str) -> None:
+    config = read_hf_config(moe_folder)
+    config["text_config"][experts_key] = config["text_config"].pop("num_local_experts")
+    text = InternVLArchitecture.from_huggingface(config).text
+    assert (text.num_experts, text.num_active, text.moe_ffn_size, text.renormalise) == (5, 2, 20, True)
+
+
+def test_from_huggingface_reads_the_older_rope_keys(dense_folder: Path) -> None:
+    config = read_hf_config(dense_folder)
+    del config["text_config"]["rope_parameters"]
+    config["text_config"] |= {"rope_theta": 1000000, "rope_scaling": None}
+    assert InternVLArchitecture.from_huggingface(config).text.rope_theta == 1e6
+
+
+def test_from_huggingface_reads_other_pixel_shuffles(dense_folder: Path) -> None:
+    config = read_hf_config(dense_folder) | {"downsample_ratio": 0.25, "image_seq_length": 1}
+    architecture = InternVLArchitecture.from_huggingface(config)
+    assert (architecture.shuffle_factor, architecture.projector_input_size) == (4, 64 * 16)
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        (None, {"model_type": "internvl_chat"}, "internvl"),
+        (None, {"vision_feature_layer": -2}, "vision_feature_layer"),
+        (None, {"image_seq_length": 16}, "image_seq_length"),
+        (None, {"downsample_ratio": 0.4}, "whole patches"),
+        (None, {"image_token_id": True}, "image_token_id"),
+        ("text_config", {"model_type": "qwen2"}, "not supported yet"),
+        ("text_config", {"model_type": "llama"}, "qwen3 or qwen3_moe"),
+        ("text_config", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "yarn"),
+        ("text_config", {"attention_bias": True}, "attention_bias"),
+        ("text_config", {"use_sliding_window": True}, "use_sliding_window"),
+        ("text_config", {"hidden_size": "96"}, "hidden_size: '96'"),
+        ("text_config", {"head_dim": None}, "head_dim"),
+        ("text_config", {"num_attention_heads": 5}, "key-value groups"),
+        ("vision_config", {"image_size": [32, 64]}, "square"),
+        ("vision_config", {"norm_type": "batch_norm"}, "norm_type"),
+    ],
+)
+def test_from_huggingface_refuses(
+    dense_folder: Path, section: str | None, change: dict[str, Any], message: str
+) -> None:
+    config = copy.deepcopy(read_hf_config(dense_folder))
+    (config[section] if section else config).update(change)
+    with pytest.raises(ConfigError, match=message):
+        InternVLArchitecture.from_huggingface(config)
+
+
+def test_from_huggingface_refuses_more_active_experts_than_there_are(moe_folder: Path) -> None:
+    config = read_hf_config(moe_folder)
+    config["text_config"]["num_experts_per_tok"] = 6
+    with pytest.raises(ConfigError, match="K = 6, N = 5"):
+        InternVLArchitecture.from_huggingface(config)
+
+
+def test_config_imports_without_torch() -> None:
+    code = "import sys, megatron_moe_grpo.models.internvl; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
