@@ -1,0 +1,1 @@
+"""Rows and images: reading, checking, ordering, and the built-in digit grids."""

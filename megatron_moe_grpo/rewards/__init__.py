@@ -1,0 +1,1 @@
+"""Verifiable rewards: text in, a number out."""

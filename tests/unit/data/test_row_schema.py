@@ -1,0 +1,122 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_moe_grpo.data.schema import Row, parse_row
+from megatron_moe_grpo.errors import DataError
+
+GOOD = {
+    "id": "cat", "image": "1.png", "problem": "How many?", "options": ["A. 3", "B. 4"],
+    "solution": "<answer>B</answer>", "problem_type": "count",
+}
+HUMAN = {"from": "human", "value": "<image>\nWhich one?\nA. cat\nB. dog"}
+GPT = {"from": "gpt", "value": "B"}
+
+
+@pytest.fixture
+def image_root(tmp_path: Path) -> Path:
+    for number in range(1, 10):
+        (tmp_path / f"{number}.png").write_bytes(b"x")
+    return tmp_path
+
+
+def test_parse_row_reads_one_thinker_style(image_root: Path) -> None:
+    row = parse_row(GOOD | {"digits": [1, 2]}, 7, "rows.jsonl", image_root)
+    assert row == Row("cat", "How many?", ("A. 3", "B. 4"), "B", "count", (image_root / "1.png",))
+
+
+def test_parse_row_reads_llava_style_with_option_lines(image_root: Path) -> None:
+    row = parse_row({"id": 12, "image": "1.png", "conversations": [HUMAN, GPT]}, 7, "rows.jsonl", image_root)
+    expected = Row("12", "<image>\nWhich one?", ("A. cat", "B. dog"), "B", "multiple choice", (image_root / "1.png",))
+    assert row == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "expected"),
+    [
+        ({"id": None}, "id", "line-7"),
+        ({"problem_type": None}, "problem_type", "multiple choice"),
+        ({"image": None}, "image_paths", 0),
+        ({"image": None, "images": []}, "image_paths", 0),
+        ({"image": None, "images": ["2.png", "1.png"]}, "image_paths", 2),
+        ({"image": ["2.png", "1.png"]}, "image_paths", 2),
+        ({"image": None, "images": [f"{number}.png" for number in range(1, 9)]}, "image_paths", 8),
+        ({"video": None, "videos": []}, "image_paths", 1),
+    ],
+)
+def test_parse_row_takes_null_as_absent(image_root: Path, change: dict[str, Any], field: str, expected: object) -> None:
+    row = parse_row(GOOD | change, 7, "rows.jsonl", image_root)
+    found = {"id": row.id, "problem_type": row.problem_type, "image_paths": len(row.image_paths)}
+    assert found[field] == expected
+
+
+def test_parse_row_keeps_the_order_of_images(image_root: Path) -> None:
+    raw = GOOD | {"image": None, "images": ["2.png", "1.png"], "problem": "<image> or <image>?"}
+    paths = parse_row(raw, 7, "rows.jsonl", image_root).image_paths
+    assert paths == (image_root / "2.png", image_root / "1.png")
+
+
+BAD_ROWS: list[tuple[str, dict[str, Any], str]] = [
+    ("solution", {"solution": None}, "no solution"),
+    ("solution", {"solution": None, "answer": "B"}, '"answer" is not read'),
+    ("solution", {"solution": ""}, "empty"),
+    ("solution", {"solution": "C"}, "no option C"),
+    ("solution", {"solution": "5"}, "none of the options"),
+    ("solution", {"solution": 1}, "wrong type"),
+    ("solution", {"solution": ["B"]}, "wrong type"),
+    ("options", {"options": None}, "no options"),
+    ("options", {"options": []}, "not 2 to 26"),
+    ("options", {"options": ["3", "3"]}, "the same"),
+    ("options", {"options": "['3', '4']"}, "wrong type"),
+    ("options", {"options": [3, 4]}, "wrong type"),
+    ("options", {"options": {"A": "3"}}, "wrong type"),
+    ("problem", {"problem": None}, "no problem"),
+    ("problem", {"problem": " \n"}, "empty"),
+    ("problem", {"problem": "<image>"}, "empty"),
+    ("problem", {"problem": 3}, "wrong type"),
+    ("problem", {"problem": "half \ud800"}, "surrogate"),
+    ("problem", {"problem": "<image> <image> which?"}, "2 tags, 1 images"),
+    ("problem", {"problem": "<image> which?", "image": None}, "1 tags, 0 images"),
+    ("problem", {"problem": "<image> which?", "image": ["1.png", "2.png"]}, "1 tags, 2 images"),
+    ("problem_type", {"problem_type": 3}, "wrong type"),
+    ("image", {"image": "nowhere.png"}, "does not exist"),
+    ("image", {"image": "../x.png"}, "leaves the image root"),
+    ("image", {"image": 3}, "wrong type"),
+    ("image", {"image": {"bytes": None, "path": "1.png"}}, "wrong type"),
+    ("image", {"image": [None]}, "wrong type"),
+    ("images", {"images": ["1.png"]}, "beside image"),
+    ("images", {"image": None, "images": [f"{number}.png" for number in range(1, 10)]}, "too many"),
+    ("video", {"video": "1.mp4"}, "videos are not read"),
+    ("problem", {"conversations": [HUMAN, GPT]}, "beside conversations"),
+    ("conversations", {"problem": None, "solution": None, "conversations": [HUMAN]}, "not one question"),
+    ("conversations", {"problem": None, "solution": None, "conversations": [GPT, HUMAN]}, "not one question"),
+    ("conversations", {"problem": None, "solution": None, "conversations": [HUMAN, GPT] * 2}, "not one question"),
+    ("conversations", {"problem": None, "solution": None, "conversations": "hello"}, "wrong type"),
+    ("conversations", {"problem": None, "solution": None, "conversations": [1, 2]}, "wrong type"),
+    ("value", {"problem": None, "solution": None, "conversations": [HUMAN, {"from": "gpt"}]}, "no value"),
+]
+
+
+@pytest.mark.parametrize(("field", "change", "message"), BAD_ROWS)
+def test_parse_row_names_the_row_and_field_of_bad_rows(
+    image_root: Path, field: str, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        parse_row(GOOD | change, 7, "rows.jsonl", image_root)
+    assert f"rows.jsonl:7 (id 'cat'), field '{field}'" in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("bad_id", [True, 1.5, ["x"], ""])
+def test_parse_row_refuses_ids_of_a_wrong_type(image_root: Path, bad_id: object) -> None:
+    with pytest.raises(DataError, match="rows.jsonl:7, field 'id': wrong type"):
+        parse_row(GOOD | {"id": bad_id}, 7, "rows.jsonl", image_root)
+
+
+def test_parse_row_never_runs_text_from_a_row(image_root: Path) -> None:
+    canary = image_root / "canary"
+    code = f"[__import__('pathlib').Path({str(canary)!r}).touch()]"
+    with pytest.raises(DataError):
+        parse_row(GOOD | {"options": code}, 7, "rows.jsonl", image_root)
+    assert not canary.exists()
