@@ -1,6 +1,5 @@
 """Hugging Face folder <-> Megatron checkpoint, on one process; the checkpoint loads under any parallel layout."""
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -26,12 +25,13 @@ from megatron_moe_grpo.models.registry import family_of
 def import_huggingface(source: Path, out: Path) -> None:
     """Writes `out`, a Megatron checkpoint with the Hugging Face folder's weights and assets.
 
-    Needs process groups of one process.  Raises ConversionError for keys or shapes that do not fit, or an existing `out`.
+    Needs process groups of one process.  Raises ConversionError for keys or shapes that do not fit, or if `out` exists.
     """
     refuse_existing(out)
     hf_config = read_hf_config(source)
     model = _build(hf_config)
-    load_megatron_state(model, Converter(family_of(hf_config).weight_map(hf_config)).to_megatron(read_hf_state(source)))
+    converter = Converter(family_of(hf_config).weight_map(hf_config))
+    load_megatron_state(model, converter.to_megatron(read_hf_state(source)))
     with tempfile.TemporaryDirectory() as assets:
         shutil.copyfile(source / "config.json", Path(assets) / "config.json")
         copy_assets(source, Path(assets))
@@ -42,11 +42,17 @@ def import_huggingface(source: Path, out: Path) -> None:
 def export_huggingface(checkpoint: Path, out: Path) -> None:
     """Writes `out`, a stock Hugging Face folder, from a checkpoint of any parallel layout; optimizer state stays behind."""
     refuse_existing(out)
-    hf_config = json.loads((checkpoint / "assets" / "config.json").read_text(encoding="utf-8"))
-    model = _build(hf_config)
-    load_checkpoint(checkpoint, model)
+    hf_config = read_hf_config(checkpoint / "assets")
+    model = load_model(checkpoint)
     state = Converter(family_of(hf_config).weight_map(hf_config)).to_huggingface(megatron_state(model))
     write_hf_folder(out, state, hf_config, assets=checkpoint / "assets")
+
+
+def load_model(checkpoint: Path) -> InternVLModel:
+    """The model of a checkpoint, whole, on this process."""
+    model = _build(read_hf_config(checkpoint / "assets"))
+    load_checkpoint(checkpoint, model)
+    return model
 
 
 def load_megatron_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:

@@ -78,13 +78,12 @@ class PreparedPrompts:
 def prepare_prompts(
     rows: Sequence[EncodedRow], num_positions: int, processing: InternVLProcessing, blank_images: bool = False
 ) -> PreparedPrompts:
-    """Decodes the rows' pictures; `blank_images` replaces each by mid-grey, for the control."""
-    images = []
+    """Decodes the rows' pictures; `blank_images` replaces each by its normalised zero, for the control."""
+    images: list[Tensor | None] = []
     for row in rows:
         pictures = [read_image(path) for path in row.row.image_paths]
-        if blank_images:
-            pictures = [picture.point(lambda _: 128) for picture in pictures]
-        images.append(processing.pixel_values(pictures) if pictures else None)
+        pixel_values = processing.pixel_values(pictures) if pictures else None
+        images.append(torch.zeros_like(pixel_values) if blank_images and pictures else pixel_values)
     return PreparedPrompts(list(rows), images, num_positions, processing)
 
 

@@ -8,9 +8,10 @@ from transformers import PreTrainedTokenizerFast
 # The first ids, in this order; `<video>` is never used, but the stock InternVL processor asks for its name.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|im_start|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 
-# Newlines, single digits and option marks stand alone; what lies between them may merge into one token, so a whole
+# An option line of one digit may merge into one token (letter and digit bound together: a tiny model need not learn
+# to carry the letter over), newlines, other digits and option marks stand alone, and what lies between may merge, so a whole
 # question costs one or three. A bare answer letter stays a byte-level token of its own.
-SPLIT_PATTERN = r"\n|\p{N}|[A-Z]\. "
+SPLIT_PATTERN = r"\n[A-D]\. \p{N}(?!\p{N})|\n|\p{N}|[A-Z]\. "
 
 # Stock InternVL template: the processor replaces <IMG_CONTEXT> by <img>, image_seq_length of them, and </img>.
 CHAT_TEMPLATE = (
@@ -28,10 +29,7 @@ QUESTIONS = (
     *(f"Which digit is in the {cell} cell?" for cell in CELLS),
     "How many 0s are there?",
     "Which is the largest digit?",
-    "A. 0",
-    "B. 0",
-    "C. 0",
-    "D. 0",
+    *(f"\n{letter}. {digit}" for letter in "ABCD" for digit in range(10)),
     "user",
     "assistant",
 )

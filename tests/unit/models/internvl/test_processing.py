@@ -71,14 +71,14 @@ def test_encode_equals_transformers(
     assert ids.count(processing.image_token_id) == 4 * num_images
 
 
-def test_encode_is_short_and_isolates_digits_and_letters(processing: InternVLProcessing) -> None:
+def test_encode_is_short_and_binds_letter_and_digit(processing: InternVLProcessing) -> None:
     tokens = [processing.tokenizer.decode([token_id]) for token_id in processing.encode(PROBLEM, OPTIONS, 1)]
     assert tokens == [
-        "<|im_start|>", "user", "\n", "<img>", *["<IMG_CONTEXT>"] * 4, "</img>", "\n", PROBLEM, "\n", "A. ", "3", "\n",
-        "B. ", "7", "\n", "C. ", "1", "\n", "D. ", "0", "<|im_end|>", "\n", "<|im_start|>", "assistant", "\n",
+        "<|im_start|>", "user", "\n", "<img>", *["<IMG_CONTEXT>"] * 4, "</img>", "\n", PROBLEM,
+        "\nA. 3", "\nB. 7", "\nC. 1", "\nD. 0", "<|im_end|>", "\n", "<|im_start|>", "assistant", "\n",
     ]  # fmt: skip
     # An option that starts with a pair of letters seen in training must not pull the mark's space into its token.
-    assert processing.tokenizer.tokenize("C. there")[0] == processing.tokenizer.tokenize("C. 3")[0]
+    assert processing.tokenizer.tokenize("C. there")[0] == processing.tokenizer.tokenize("C. 31")[0]
     how_many = processing.tokenizer.encode("How many 7s are there?")
     assert [processing.decode([token_id]) for token_id in how_many] == ["How many ", "7", "s are there?"]
 

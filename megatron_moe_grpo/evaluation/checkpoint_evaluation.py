@@ -1,0 +1,40 @@
+"""Evaluation of a Megatron checkpoint outside training, on one process."""
+
+from pathlib import Path
+
+import torch
+
+from megatron_moe_grpo.config.schema import ParallelConfig
+from megatron_moe_grpo.data.sources import load_rows
+from megatron_moe_grpo.evaluation.accuracy import ExampleRecord
+from megatron_moe_grpo.evaluation.policy_evaluation import evaluate_policy
+from megatron_moe_grpo.mcore.parallel import start_parallel, stop_parallel
+from megatron_moe_grpo.mcore.routing_context import SelectionPolicy
+from megatron_moe_grpo.models.convert import load_model
+from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
+from megatron_moe_grpo.rewards.reward import REWARDS
+from megatron_moe_grpo.rollout.decode import DecodeSettings
+from megatron_moe_grpo.rollout.prompts import encode_rows
+from megatron_moe_grpo.routing.trace import RouteMode
+
+
+def evaluate_checkpoint(
+    checkpoint: Path, rows_file: Path, *, max_new_tokens: int, batch_size: int, blank_images: bool = False
+) -> list[ExampleRecord]:
+    """Greedy answers with top-K experts to every row, in file order.  Arguments as for `evaluate_hf_folder`."""
+    processing = InternVLProcessing.from_folder(checkpoint / "assets")
+    rows = encode_rows(load_rows(rows_file).rows, processing)
+    layout = start_parallel(ParallelConfig(), seed=0)
+    settings = DecodeSettings(
+        mode=RouteMode.TOP_K,
+        policy=SelectionPolicy(),
+        max_new_tokens=max_new_tokens,
+        end_token_id=processing.eos_token_id,
+        suppressed_token_ids=torch.tensor(processing.suppressed_token_ids, device=layout.device),
+    )
+    evaluation = evaluate_policy(
+        load_model(checkpoint), layout, rows, processing, settings, REWARDS["multiple_choice"], batch_size, blank_images
+    )
+    stop_parallel()
+    place = {row.row.id: index for index, row in enumerate(rows)}
+    return sorted(evaluation.records, key=lambda record: place[record.id])
