@@ -5,13 +5,16 @@ import os
 import sys
 import warnings
 
-from megatron_moe_grpo.commands import convert, train
+from megatron_moe_grpo.commands import convert, demo, evaluate, report, train
 from megatron_moe_grpo.errors import MoeGrpoError
 
 VERBS = {
+    "demo": (demo.add_arguments, demo.run),
     "train": (train.add_arguments, train.run),
     "import": (convert.add_arguments, convert.run_import),
     "export": (convert.add_arguments, convert.run_export),
+    "evaluate": (evaluate.add_arguments, evaluate.run),
+    "report": (report.add_arguments, report.run),
 }
 
 

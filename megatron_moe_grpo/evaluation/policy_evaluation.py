@@ -30,6 +30,7 @@ class PolicyEvaluation:
         report = AccuracyReport.from_records(self.records, None if blank is None else blank.records)
         values: dict = {
             "eval_accuracy": report.overall.value,
+            "eval_num_examples": report.overall.num_examples,
             "eval_accuracy_by_type": {name: accuracy.value for name, accuracy in report.by_type.items()},
         }
         if report.blank is not None:

@@ -111,7 +111,8 @@ class VisionLanguageModel(MegatronModule):
         if features_FD is None and batch.pixel_values is not None:
             features_FD = self.image_features(batch.pixel_values)
         if features_FD is not None:
-            slot_SB = batch.image_slot_BS.T
+            # Contiguous, or the transposed strides reach the pipeline's send, which refuses them.
+            slot_SB = batch.image_slot_BS.T.contiguous()
             image_SBD = features_FD.to(hidden_SBD.dtype)[slot_SB.clamp(min=0)]
             hidden_SBD = torch.where((slot_SB >= 0).unsqueeze(-1), image_SBD, hidden_SBD)
         elif torch.is_grad_enabled():
