@@ -17,8 +17,6 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from megatron_moe_grpo.errors import ConfigError
 from megatron_moe_grpo.models.internvl.tiny_tokenizer import tiny_tokenizer
 
-IMAGENET_MEAN = [0.485, 0.456, 0.406]
-IMAGENET_STD = [0.229, 0.224, 0.225]
 DOWNSAMPLE_RATIO = 0.5
 VOCAB_MULTIPLE = 8
 
@@ -128,8 +126,10 @@ def _save_processor_files(folder: Path, sizes: TinySizes) -> None:
     image_processor = GotOcr2ImageProcessorPil(
         size={"height": sizes.image_size, "width": sizes.image_size},
         crop_to_patches=False,
-        image_mean=IMAGENET_MEAN,
-        image_std=IMAGENET_STD,
+        # Pixels stay in [0, 1].  ImageNet's mean (0.46) is by chance where the washed-out camera, 0.35 x + 0.3, leaves
+        # pixels unchanged: it would only lower the contrast, which the first layer norm undoes (LOG.md, 2026-11-24).
+        image_mean=[0.0, 0.0, 0.0],
+        image_std=[1.0, 1.0, 1.0],
     )
     image_processor.save_pretrained(folder)
     stock_processor = {"processor_class": "InternVLProcessor", "image_seq_length": sizes.image_seq_length}
