@@ -95,7 +95,7 @@ def _data_steps(out: Path, seed: int) -> list[Step]:
     data = out / "data"
     return [
         Step("real handwritten digits in 2x2 grids, four-choice questions, three cameras",
-             _tool("make_digit_grids.py", "--out", data, "--seed", seed), data),
+             _tool("make_digit_grids.py", "--out", data, "--seed", seed, "--pretrain", 40000), data),
         Step("ten of them on a contact sheet",
              _tool("show_examples.py", "--data", data / "washed_out" / "train.jsonl", "--out", out / "examples.png"),
              out / "examples.png"),
@@ -109,7 +109,7 @@ def _dense_steps(out: Path, seed: int) -> list[Step]:
         Step("import into Megatron",
              (*ONE_PROCESS, "import", str(out / "dense_hf_untrained"), str(out / "dense_start")), out / "dense_start"),
         _train("supervised training on clear pictures, until competent but not finished", "1_dense_sft", out, seed,
-               out / "dense_start", "clear"),
+               out / "dense_start", "clear", "pretrain"),
         Step("export the dense model",
              (*ONE_PROCESS, "export", str(_last_checkpoint(out, "dense_sft")), str(out / "dense_hf")), out / "dense_hf"),
         Step("the dense model meets a washed-out camera",
@@ -126,18 +126,20 @@ def _upcycling_steps(out: Path, seed: int) -> list[Step]:
              out / "moe_hf"),
         Step("import into Megatron", (*ONE_PROCESS, "import", str(out / "moe_hf"), str(out / "moe_start")),
              out / "moe_start"),
-        _train("warm-up with sampled experts on clear pictures", "2_warm_up", out, seed, out / "moe_start", "clear"),
+        _train("warm-up with sampled experts on clear pictures", "2_warm_up", out, seed, out / "moe_start", "clear", "pretrain"),
     ]  # fmt: skip
 
 
-def _train(title: str, recipe: str, out: Path, seed: int, checkpoint: Path, camera: str) -> Step:
+def _train(
+    title: str, recipe: str, out: Path, seed: int, checkpoint: Path, camera: str, split: str = "train"
+) -> Step:
     """A recipe of examples/demo with this demo's folders."""
     name = recipe.partition("_")[2]
     settings = {
         "output_dir": out,
         "seed": seed,
         "model.checkpoint": checkpoint,
-        "data.train": out / "data" / camera / "train.jsonl",
+        "data.train": out / "data" / camera / f"{split}.jsonl",
         "data.evaluation": out / "data" / camera / "test.jsonl",
     }
     overrides = [text for key, value in settings.items() for text in ("--set", f"{key}={value}")]
@@ -147,7 +149,7 @@ def _train(title: str, recipe: str, out: Path, seed: int, checkpoint: Path, came
 
 def _last_checkpoint(out: Path, name: str) -> Path:
     """Where the demo's recipe of this name ends."""
-    steps = {"dense_sft": 2500, "warm_up": 300, "moe_grpo": 300, "supervised": 300}
+    steps = {"dense_sft": 3000, "warm_up": 300, "moe_grpo": 300, "supervised": 300}
     return out / name / "checkpoints" / f"step_{steps[name]:08d}"
 
 

@@ -48,7 +48,10 @@ def apply_overrides(values: dict[str, Any], overrides: list[str] | tuple[str, ..
             node = node.setdefault(section, {})
             if not isinstance(node, dict):
                 raise ConfigError(f"{name} goes through {section}, which is not a section", got=override)
-        node[key] = yaml.safe_load(text)
+        try:
+            node[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value of {name} is not YAML", got=text, remedy="quote it") from error
     return merged
 
 

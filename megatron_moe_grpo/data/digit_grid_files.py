@@ -3,6 +3,7 @@
     OUT/dataset.json                        seed, counts, SHA-256 of every JSONL file
     OUT/<camera>/{train,test}.jsonl
     OUT/<camera>/images/{train,test}/00000.png
+    OUT/clear/pretrain.jsonl                more grids of the train split's digits, for the dense start
 """
 
 import hashlib
@@ -20,6 +21,9 @@ from megatron_moe_grpo.data.cameras import CAMERAS, CameraName
 from megatron_moe_grpo.data.digit_grids import LETTERS, Grid, SplitName, make_grids
 from megatron_moe_grpo.errors import DataError
 
+NOISE_STREAMS: dict[SplitName, int] = {"train": 3, "test": 4, "pretrain": 6}
+"""Random streams of the cameras' noise."""
+
 
 def write_digit_grids(
     out: Path,
@@ -29,6 +33,7 @@ def write_digit_grids(
     cameras: tuple[CameraName, ...] = ("clear", "washed_out", "noisy"),
     scale: int = 2,
     on_written: Callable[[], None] = lambda: None,
+    num_pretrain: int = 0,
 ) -> None:
     """Writes the set to a folder beside `out` and renames it, so `out` is whole or absent.
 
@@ -37,6 +42,7 @@ def write_digit_grids(
     Args:
         scale: each source pixel becomes scale x scale pixels.
         on_written: called after every picture (for a progress bar).
+        num_pretrain: grids of the `pretrain` split, clear camera only; 0: none.
     Raises:
         DataError: `out` exists, or a count, camera or scale that cannot be.
     """
@@ -50,6 +56,11 @@ def write_digit_grids(
             for camera in cameras:
                 file = _write_split(unfinished / camera, split, camera, grids, seed, scale, on_written)
                 checksums[str(file.relative_to(unfinished))] = hashlib.sha256(file.read_bytes()).hexdigest()
+        if num_pretrain:
+            counts["pretrain"] = num_pretrain
+            grids = make_grids("pretrain", num_pretrain, seed)
+            file = _write_split(unfinished / "clear", "pretrain", "clear", grids, seed, scale, on_written)
+            checksums[str(file.relative_to(unfinished))] = hashlib.sha256(file.read_bytes()).hexdigest()
         summary = {"seed": seed, "counts": counts, "cameras": list(cameras), "scale": scale, "sha256": checksums}
         (unfinished / "dataset.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         unfinished.rename(out)
@@ -78,7 +89,7 @@ def _write_split(
     with file.open("w", encoding="utf-8", newline="\n") as lines:
         for index, grid in enumerate(grids):
             # A generator of its own for every picture: the noise does not depend on how many pictures come before.
-            rng = np.random.default_rng([seed, 3 if split == "train" else 4, index])
+            rng = np.random.default_rng([seed, NOISE_STREAMS[split], index])
             image = f"images/{split}/{index:05d}.png"
             _to_png(CAMERAS[camera](grid.picture, rng), scale).save(folder / image)
             lines.write(json.dumps(_record(f"{split}-{index:05d}", image, camera, grid)) + "\n")

@@ -12,7 +12,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 QuestionKind = Literal["where", "how_many", "largest"]
-SplitName = Literal["train", "test"]
+SplitName = Literal["train", "test", "pretrain"]
+"""`pretrain`: more grids of the train split's digits, for the dense start; it shares no grid with `train`."""
 
 KINDS: tuple[QuestionKind, ...] = ("where", "how_many", "largest")
 CELLS = ("top-left", "top-right", "bottom-left", "bottom-right")
@@ -22,6 +23,8 @@ SIDE = 8
 """Pixels of a source digit, across and down."""
 MAX_VALUE = 16
 """Grey levels of the source are 0 to 16."""
+STREAMS: dict[SplitName, int] = {"train": 1, "test": 2, "pretrain": 5}
+"""Random streams of the splits' grids."""
 TRAIN_SHARE = 0.72
 """Share of the source digits of each class that train grids are made of; test grids use the others."""
 
@@ -74,11 +77,11 @@ def draw_question(kind: QuestionKind, rng: np.random.Generator) -> Question:
     return Question(kind, problem, tuple(str(option) for option in options), answer, tuple(digits.tolist()))
 
 
-def split_sources(seed: int) -> dict[SplitName, list[np.ndarray]]:
+def split_sources(seed: int) -> dict[Literal["train", "test"], list[np.ndarray]]:
     """Indices of the source digits for each split and class: 72 % and 28 % of every class, disjoint."""
     labels = load_digits().target
     rng = np.random.default_rng([seed, 0])
-    split: dict[SplitName, list[np.ndarray]] = {"train": [], "test": []}
+    split: dict[Literal["train", "test"], list[np.ndarray]] = {"train": [], "test": []}
     for digit in range(NUM_DIGITS):
         of_class = rng.permutation(np.flatnonzero(labels == digit))
         num_train = round(TRAIN_SHARE * len(of_class))
@@ -90,11 +93,11 @@ def split_sources(seed: int) -> dict[SplitName, list[np.ndarray]]:
 def make_grids(split: SplitName, count: int, seed: int) -> list[Grid]:
     """`count` grids of one split; the three kinds in turn, then everything else at random.
 
-    A pure function of its arguments.  Train and test share no source digit of the same seed.
+    A pure function of its arguments.  Test shares no source digit with the other splits of the same seed.
     """
     pictures = load_digits().images / MAX_VALUE
-    pools = split_sources(seed)[split]
-    rng = np.random.default_rng([seed, 1 if split == "train" else 2])
+    pools = split_sources(seed)["test" if split == "test" else "train"]
+    rng = np.random.default_rng([seed, STREAMS[split]])
     grids = []
     for index in range(count):
         question = draw_question(KINDS[index % len(KINDS)], rng)
