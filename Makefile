@@ -46,6 +46,7 @@ $(INSTALLED): $(REQUIREMENTS)
 		"$$python" -m venv --clear .venv; \
 	fi
 	$(VENV_PYTHON) -m pip install --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	$(VENV_PYTHON) -m pip install --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 # Runs are kept: delete runs/ yourself.
