@@ -96,12 +96,16 @@ def newest_checkpoint(parent: Path) -> Path | None:
 
 
 def remove_old_checkpoints(parent: Path, keep: int) -> None:
-    """Deletes all but the newest `keep`; a folder loses its name first, so that half of one is never taken for whole."""
+    """Deletes all but the newest `keep`, and what a killed process left unfinished; not while a save is under way.
+
+    A folder loses its name first, so that half of one is never taken for whole.
+    """
     complete = sorted(folder for folder in parent.glob("step_*") if folder.suffix != ".unfinished")
     for folder in complete[:-keep]:
         doomed = folder.with_suffix(".unfinished")
         os.replace(folder, doomed)
-        shutil.rmtree(doomed)
+    for unfinished in parent.glob("step_*.unfinished"):
+        shutil.rmtree(unfinished)
 
 
 def _metadata() -> dict[str, Any]:

@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.inference.contexts import StaticInferenceContext
-from megatron.core.transformer.utils import set_model_to_sequence_parallel
 from torch import Tensor
 
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
@@ -16,18 +15,27 @@ from megatron_moe_grpo.mcore.parallel import ParallelLayout
 
 @contextmanager
 def decoding_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients or sequence parallelism (a decode step has one position, not a multiple of tp)."""
+    """Evaluation mode without gradients or sequence parallelism (a decode step has one position, not a multiple of tp).
+
+    Not Megatron's `set_model_to_sequence_parallel`: switching back, it would also turn on the scattering inside the
+    embedding (we scatter after images are spliced in), and it finds modules by the id of a model that may be gone.
+    """
     was_training, was_sequence_parallel = model.training, model.config.sequence_parallel
+    scattering = [module for module in model.modules() if vars(module).get("sequence_parallel", False)]
     model.eval()
-    if was_sequence_parallel:
-        set_model_to_sequence_parallel(model, False)
+    _set_sequence_parallel(model, scattering, False)
     try:
         with torch.no_grad():
             yield
     finally:
-        if was_sequence_parallel:
-            set_model_to_sequence_parallel(model, True)
+        _set_sequence_parallel(model, scattering, was_sequence_parallel)
         model.train(was_training)
+
+
+def _set_sequence_parallel(model: torch.nn.Module, scattering: list[torch.nn.Module], is_on: bool) -> None:
+    model.config.sequence_parallel = is_on
+    for module in scattering:
+        module.sequence_parallel = is_on
 
 
 class CachedForward:

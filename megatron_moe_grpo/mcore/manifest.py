@@ -25,7 +25,7 @@ def write_manifest(folder: Path) -> None:
 
 def verify_manifest(folder: Path) -> None:
     """Raises CheckpointError with the name of the first file that is missing, shorter, or changed."""
-    remedy = "use another checkpoint of the run, or convert the model again"
+    remedy = "delete this folder to go on from the checkpoint before it; an imported model: import it again"
     manifest = folder / NAME
     if not manifest.is_file():
         raise CheckpointError(
@@ -33,21 +33,24 @@ def verify_manifest(folder: Path) -> None:
             expected=f"a folder that ends with {NAME}", remedy=remedy,
         )
     try:
-        listed = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{manifest} is damaged", got=str(error), remedy=remedy) from error
-    for name, entry in listed.items():
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        listed = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{manifest} is damaged", got=f"{type(error).__name__}: {error}", remedy=remedy
+        ) from error
+    for name, (num_bytes, expected_digest) in listed.items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{folder} lacks a file", got=f"no {name}", expected="all files of its manifest",
                                   remedy=remedy)
-        if path.stat().st_size != entry["bytes"]:
+        if path.stat().st_size != num_bytes:
             raise CheckpointError(f"{path} has the wrong size", got=f"{path.stat().st_size} bytes",
-                                  expected=f"{entry['bytes']} bytes", remedy=remedy)
+                                  expected=f"{num_bytes} bytes", remedy=remedy)
         digest = _sha256(path)
-        if digest != entry["sha256"]:
+        if digest != expected_digest:
             raise CheckpointError(f"{path} has changed since it was written", got=f"sha256 {digest[:16]}…",
-                                  expected=f"sha256 {entry['sha256'][:16]}…", remedy=remedy)
+                                  expected=f"sha256 {expected_digest[:16]}…", remedy=remedy)
 
 
 def _sha256(path: Path) -> str:

@@ -11,6 +11,7 @@ from megatron_moe_grpo.config.schema import DataConfig
 from megatron_moe_grpo.data.images import read_image
 from megatron_moe_grpo.data.schema import Row
 from megatron_moe_grpo.data.sources import LoadedRows, load_rows
+from megatron_moe_grpo.errors import DataError
 from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
 from megatron_moe_grpo.models.token_batch import TokenBatch, pad_prompts
 
@@ -27,8 +28,12 @@ class EncodedRow:
 def check_rows(path: str, data: DataConfig, processing: InternVLProcessing) -> LoadedRows:
     """Reads and checks every row and picture before any training time is spent; `data.on_bad_row` decides on bad ones."""
 
-    def too_long(row: Row) -> str | None:
-        num_tokens = len(processing.encode(row.problem, row.options, len(row.image_paths)))
+    def problem_as_prompt(row: Row) -> str | None:
+        try:
+            num_tokens = len(processing.encode(row.problem, row.options, len(row.image_paths)))
+        except DataError as error:
+            # Returned, not raised: the reader of rows adds file, line and id.
+            return str(error)
         if num_tokens <= data.max_prompt_tokens:
             return None
         return (
@@ -37,7 +42,7 @@ def check_rows(path: str, data: DataConfig, processing: InternVLProcessing) -> L
         )
 
     root = None if data.image_root is None else Path(data.image_root)
-    return load_rows(Path(path), root, data.on_bad_row, known_problem=too_long)
+    return load_rows(Path(path), root, data.on_bad_row, known_problem=problem_as_prompt)
 
 
 def encode_rows(rows: Sequence[Row], processing: InternVLProcessing) -> list[EncodedRow]:
@@ -78,12 +83,13 @@ class PreparedPrompts:
 def prepare_prompts(
     rows: Sequence[EncodedRow], num_positions: int, processing: InternVLProcessing, blank_images: bool = False
 ) -> PreparedPrompts:
-    """Decodes the rows' pictures; `blank_images` replaces each by its normalised zero, for the control."""
+    """Decodes the rows' pictures; `blank_images` replaces each by mid-grey, for the control."""
     images: list[Tensor | None] = []
     for row in rows:
         pictures = [read_image(path) for path in row.row.image_paths]
-        pixel_values = processing.pixel_values(pictures) if pictures else None
-        images.append(torch.zeros_like(pixel_values) if blank_images and pictures else pixel_values)
+        if blank_images:
+            pictures = [picture.point(lambda _: 128) for picture in pictures]
+        images.append(processing.pixel_values(pictures) if pictures else None)
     return PreparedPrompts(list(rows), images, num_positions, processing)
 
 

@@ -28,7 +28,7 @@ from megatron_moe_grpo.rollout.collect import StepRows
 from megatron_moe_grpo.rollout.prompts import EncodedRow, check_rows, encode_rows
 from megatron_moe_grpo.routing.guidance import ModalityCounts
 from megatron_moe_grpo.training.console import StepProgress
-from megatron_moe_grpo.training.run_folder import RunFolder
+from megatron_moe_grpo.training.run_folder import RunFolder, write_atomically
 from megatron_moe_grpo.training.run_log import RunLog, open_run_log
 
 
@@ -87,10 +87,7 @@ def start_run(config: RunConfig) -> Run:
     check_data_parallel(config, layout.data_size)
     folder = on_main_rank(lambda: RunFolder.open(Path(config.output_dir) / config.name, dump_config(config)))
     processing = InternVLProcessing.from_folder(source / "assets")
-    train_rows = _load_rows(config.data.train, config, processing, folder)
-    evaluation_rows = []
-    if config.data.evaluation is not None:
-        evaluation_rows = _load_rows(config.data.evaluation, config, processing, folder)
+    train_rows, evaluation_rows = _load_rows(config, processing, folder)
     architecture = family_of(hf_config).parse_architecture(hf_config)
     model = build_internvl(
         architecture, hf_config, config.parallel, config.precision, layout.is_first_stage, layout.is_last_stage
@@ -132,18 +129,38 @@ def _read_model_config(source: Path) -> dict[str, Any]:
             expected="a folder with weights/, assets/config.json and manifest.json",
             remedy="make one from a Hugging Face folder with `python -m megatron_moe_grpo import HF_FOLDER OUT`",
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged", got=str(error), remedy="use another checkpoint") from error
 
 
-def _load_rows(path: str, config: RunConfig, processing: InternVLProcessing, folder: RunFolder) -> list[EncodedRow]:
-    """Checked on the main rank only (it decodes every picture), encoded on all."""
-    loaded: LoadedRows = on_main_rank(lambda: check_rows(path, config.data, processing))
-    if loaded.skipped and torch.distributed.get_rank() == 0:
-        with folder.bad_rows.open("a", encoding="utf-8") as file:
-            for skipped in loaded.skipped:
-                file.write(json.dumps({"file": path, **vars(skipped)}) + "\n")
-        print(f"{path}: {len(loaded.skipped)} bad rows skipped, listed in {folder.bad_rows}")
-    return encode_rows(loaded.rows, processing)
+def _load_rows(
+    config: RunConfig, processing: InternVLProcessing, folder: RunFolder
+) -> tuple[list[EncodedRow], list[EncodedRow]]:
+    """Training and held-out rows, checked on the main rank only (it decodes every picture), encoded on all."""
+    paths = [path for path in (config.data.train, config.data.evaluation) if path is not None]
+
+    def check() -> list[LoadedRows]:
+        loaded = [check_rows(path, config.data, processing) for path in paths]
+        _list_bad_rows(folder, paths, loaded)
+        return loaded
+
+    train, *held_out = (encode_rows(loaded.rows, processing) for loaded in on_main_rank(check))
+    return train, held_out[0] if held_out else []
+
+
+def _list_bad_rows(folder: RunFolder, paths: list[str], loaded: list[LoadedRows]) -> None:
+    """Written anew at every start, so that a resumed run lists each row once."""
+    folder.bad_rows.unlink(missing_ok=True)
+    lines = [
+        json.dumps({"file": path, **vars(skipped)}) + "\n"
+        for path, rows in zip(paths, loaded, strict=True)
+        for skipped in rows.skipped
+    ]
+    if lines:
+        write_atomically(folder.bad_rows, "".join(lines))
+        print(f"{len(lines)} bad rows skipped, listed in {folder.bad_rows}")
 
 
 def _load_weights(

@@ -1,0 +1,1 @@
+"""Accuracy, expert use, and the report of a run."""

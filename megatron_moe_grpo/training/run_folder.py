@@ -1,0 +1,110 @@
+"""The folder of one run, and the check that a resumed run is the same run."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from megatron_moe_grpo.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, root: Path, config_yaml: str) -> "RunFolder":
+        """Creates `root` (usually runs/<name>) with its config.yaml, or finds it with the same one: a resume.
+
+        Call it on one rank, before the others look at the folder.  Configs are compared as trees, not as text.
+        A run that stopped before its first line has nothing to resume: it takes any config, so that a mistake found
+        by the checks at the start can be put right in the config.
+        Raises ConfigError for a folder of another config, or one with other things in it; it changes nothing then.
+        """
+        folder = cls(Path(root))
+        if folder.config.is_file() and (folder.metrics.exists() or folder.checkpoints.exists()):
+            _check_same_config(folder.root, yaml.safe_load(folder.config.read_text("utf-8")), config_yaml)
+            return folder
+        is_ours = folder.config.is_file()
+        if not is_ours and folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):
+            raise ConfigError(
+                "the output folder exists and is not a run folder (no config.yaml in it)",
+                got=folder.root, remedy="choose another one with --set name=... or --set output_dir=...",
+            )
+        folder.root.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder.config, config_yaml)
+        return folder
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def timing(self) -> Path:
+        return self.root / "timing.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples.jsonl"
+
+    @property
+    def bad_rows(self) -> Path:
+        return self.root / "bad_rows.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def wandb(self) -> Path:
+        return self.root / "wandb"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The whole text or the old file, whenever the process dies."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _check_same_config(root: Path, found: Any, config_yaml: str) -> None:
+    wanted = yaml.safe_load(config_yaml)
+    if found == wanted:
+        return
+    changes = list(_changed_keys(found, wanted))
+    raise ConfigError(
+        "an output folder of another config",
+        got=f"{root}, where\n" + "\n".join(f"              {change}" for change in changes),
+        expected="the config that this folder was made with, to resume it",
+        remedy="undo the change to resume, or start a new run with --set name=... (nothing was overwritten)",
+    )
+
+
+def _changed_keys(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in [*found, *(key for key in wanted if key not in found)]:
+            dotted = f"{name}.{key}" if name else str(key)
+            if key not in wanted:
+                yield f"{dotted} was {found[key]!r} and is no key now"
+            elif key not in found:
+                yield f"{dotted} was no key and is {wanted[key]!r} now"
+            else:
+                yield from _changed_keys(found[key], wanted[key], dotted)
+    elif found != wanted:
+        yield f"{name or 'the file'} was {found!r} and is {wanted!r} now"
