@@ -149,7 +149,7 @@ def _train(
 
 def _last_checkpoint(out: Path, name: str) -> Path:
     """Where the demo's recipe of this name ends."""
-    steps = {"dense_sft": 3000, "warm_up": 300, "moe_grpo": 300, "supervised": 300}
+    steps = {"dense_sft": 1500, "warm_up": 300, "moe_grpo": 300, "supervised": 300}
     return out / name / "checkpoints" / f"step_{steps[name]:08d}"
 
 

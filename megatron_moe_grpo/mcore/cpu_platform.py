@@ -1,8 +1,8 @@
-"""Megatron-Core 0.16.1 on a machine without CUDA: every patch this project makes, each with the upstream line it answers.
+"""Megatron-Core 0.16.1 on a machine without CUDA: every patch of this project, each with the upstream line it answers.
 
-Nothing is patched on a machine with CUDA.  Modules of `megatron.core` see a proxy of `torch` whose `torch.cuda` names the
-CPU; the real `torch` stays as it is (except two Tensor methods that only raise on CPU), so torch.compile and the rest of
-the program are untouched.  `tests/parity/test_cpu_platform.py` tells when a patch is no longer needed.
+Nothing is patched on a machine with CUDA.  Modules of `megatron.core` see a proxy of `torch` whose `torch.cuda` names
+the CPU; the real `torch` stays as it is (except two Tensor methods that only raise on CPU), so torch.compile and the
+rest of the program are untouched.  `tests/parity/test_cpu_platform.py` tells when a patch is no longer needed.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import torch
 from megatron_moe_grpo.errors import MoeGrpoError
 
 CPU = torch.device("cpu")
-FACTORIES = "tensor zeros ones empty arange empty_like rand".split()
+FACTORIES = ("tensor", "zeros", "ones", "empty", "arange", "empty_like", "rand")
 
 
 def install_cpu_platform() -> None:
@@ -273,7 +273,7 @@ def _create_adam_state(adam: torch.optim.Optimizer) -> None:
 
 def _patch_filesystem_async(module: Any) -> None:
     """filesystem_async.py:51 starts a process for a queue that only asynchronous saves need: 275 MB and seconds at the
-    first save, and it stays for ever when training is killed.  We save synchronously: the queue stays in the process."""
+    first save, and it stays for ever when training is killed.  We save synchronously: the queue stays in-process."""
     module._get_write_results_queue = queue.Queue
 
 

@@ -5,13 +5,14 @@ routers recorded; no global list is involved, so two models can route in one pro
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from megatron_moe_grpo.config.schema import Guidance, Likelihood
-from megatron_moe_grpo.routing.selection import gaussian_noise, gumbel_noise, gumbel_top_k, noisy_top_k, top_k
 from megatron_moe_grpo.losses.term import LossTerm
+from megatron_moe_grpo.routing.selection import gaussian_noise, gumbel_noise, gumbel_top_k, noisy_top_k, top_k
 from megatron_moe_grpo.routing.trace import RouteMode, RoutingTrace, TraceLedger
 
 
@@ -53,11 +54,22 @@ class BalanceTerm:
     """Coefficient of the loss times what Megatron's averaging divides by."""
 
 
+@dataclass(frozen=True, eq=False)
+class LayerRecord:
+    """What one router did: detached, in its own token order.  `routing_records.py` reads it."""
+
+    logits_MN: Tensor
+    policy_logits_MN: Tensor
+    """Under guidance mask and temperature: what the selection was made from."""
+    experts_MK: Tensor
+
+
 @dataclass
 class RoutingContext:
     """One micro-batch as the routers see it, and what they recorded.
 
-    Shapes are batch-first over the whole sequence; routers hold [s_local, b] slices and convert.
+    Fields are batch-first over the whole sequence; routers hold slices [s_local, b], position-major: M tokens.  A decode
+    step is many tiny kernels, so what does not depend on the router is made for all layers at once.
     """
 
     mode: RouteMode
@@ -80,32 +92,42 @@ class RoutingContext:
     micro_batch: int = 0
     gate: GateTerm | None = None
     balance: BalanceTerm | None = None
-    counts_top_k: bool = False
-    """Count the deterministic top-K by modality (for guidance)."""
-
-    experts_by_layer: dict[int, Tensor] = field(default_factory=dict)
-    logprob_by_layer: dict[int, Tensor] = field(default_factory=dict)
-    entropy_by_layer: dict[int, Tensor] = field(default_factory=dict)
-    top_k_counts_by_layer: dict[int, Tensor] = field(default_factory=dict)
+    record_by_layer: dict[int, LayerRecord] = field(default_factory=dict)
+    """Of this pipeline stage, in the order of the forward pass: first layer first."""
     gate_by_layer: dict[int, LossTerm] = field(default_factory=dict)
     balance_loss_by_layer: dict[int, Tensor] = field(default_factory=dict)
     position_slice: slice = field(default_factory=lambda: slice(None))
     """Positions of this rank in what the routers recorded: a part of the sequence under sequence parallelism."""
-    _noise_LBSN: Tensor | None = None
+    _noise_LMN: Tensor | None = None
 
-    def is_allowed_BSN(self, layer: int) -> Tensor | None:
-        """Experts open to each token of `layer` under the guidance mask, or None when all are."""
-        if self.is_allowed_L2N is None:
-            return None
-        return self.is_allowed_L2N[layer][self.is_vision_BS.long()]
+    def to_local(self, tensor_BS: Tensor) -> Tensor:
+        """[B, S, ...] of the whole sequence -> this rank's tokens [M, ...] in Megatron's order."""
+        return tensor_BS[:, self.position_slice].transpose(0, 1).flatten(0, 1)
 
-    def noise_BSN(self, layer: int, num_experts: int) -> Tensor:
-        """The layer's selection noise.  Made for all layers at once: a few tensor operations a forward, not a layer."""
-        if self._noise_LBSN is None:
+    def is_closed_MN(self, layer: int) -> Tensor | None:
+        """True for experts that the guidance mask closes to a token of `layer`; None when all are open."""
+        return None if self.is_allowed_L2N is None else self._is_closed_LMN[layer]
+
+    def noise_MN(self, layer: int, num_experts: int) -> Tensor:
+        """The layer's selection noise."""
+        if self._noise_LMN is None:
             draw = gaussian_noise if self.policy.guidance == "noise" else gumbel_noise
             layers = torch.arange(self.num_layers, device=self.position_BS.device)
-            self._noise_LBSN = draw(self.policy.seed, self.stream_B, layers, self.position_BS, num_experts)
-        return self._noise_LBSN[layer]
+            noise_LBSN = draw(self.policy.seed, self.stream_B, layers, self.position_BS, num_experts)
+            self._noise_LMN = noise_LBSN[:, :, self.position_slice].transpose(1, 2).flatten(1, 2)
+        return self._noise_LMN[layer]
+
+    def replayed_MK(self, layer: int) -> Tensor:
+        """The layer's experts in the trace, int64."""
+        return self._replayed_LMK[layer]
+
+    @cached_property
+    def _is_closed_LMN(self) -> Tensor:
+        return ~self.is_allowed_L2N[:, self.to_local(self.is_vision_BS).long()]
+
+    @cached_property
+    def _replayed_LMK(self) -> Tensor:
+        return self.to_local(self.trace.experts_BSLK).transpose(0, 1).long()
 
     def select(self, logits_MN: Tensor, noise_MN: Tensor, num_active: int) -> Tensor:
         """Train-time selection on masked logits: ordered experts [M, K]."""

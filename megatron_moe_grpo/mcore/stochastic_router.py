@@ -20,8 +20,8 @@ from megatron_moe_grpo.errors import TraceError
 from megatron_moe_grpo.losses.gate_grpo import gate_grpo_layer_loss
 from megatron_moe_grpo.losses.load_balancing import expert_fractions, load_balancing_loss
 from megatron_moe_grpo.losses.term import LossTerm
-from megatron_moe_grpo.mcore.routing_context import RoutingContext
-from megatron_moe_grpo.routing.likelihood import routing_entropy, selection_logprob
+from megatron_moe_grpo.mcore.routing_context import LayerRecord, RoutingContext
+from megatron_moe_grpo.routing.likelihood import selection_logprob
 from megatron_moe_grpo.routing.selection import combination_weights, top_k
 from megatron_moe_grpo.routing.trace import RouteMode
 
@@ -49,6 +49,9 @@ class StochasticRouter(TopKRouter):
         context, is_recomputation = self._claim_context()
         if context is None:
             return super().forward(input, padding_mask)
+        if self.config.sequence_parallel:
+            start = self.tp_group.rank() * input.shape[0]
+            context.position_slice = slice(start, start + input.shape[0])
         logits_MN = self.gating(input).reshape(-1, self.num_experts)
         policy_logits_MN = self._policy_logits(logits_MN, context)
         experts_MK = self._select(logits_MN, policy_logits_MN, context)
@@ -58,7 +61,9 @@ class StochasticRouter(TopKRouter):
         if context.ledger is not None:
             context.ledger.record(context.micro_batch, self.layer, is_recompute=is_recomputation)
         if not is_recomputation:
-            self._record(logits_MN, policy_logits_MN, experts_MK, input.shape[:2], context)
+            context.record_by_layer[self.layer] = LayerRecord(
+                logits_MN.detach(), policy_logits_MN.detach(), experts_MK
+            )
         if self.training and torch.is_grad_enabled():
             probs_MN = self._attach_losses(probs_MN, logits_MN, policy_logits_MN, experts_MK, context)
         return probs_MN, routing_map_MN
@@ -79,55 +84,24 @@ class StochasticRouter(TopKRouter):
 
     def _policy_logits(self, logits_MN: Tensor, context: RoutingContext) -> Tensor:
         """The logits that the selection policy sees: masked by guidance, divided by the temperature."""
-        is_allowed_BSN = context.is_allowed_BSN(self.layer)
-        if is_allowed_BSN is not None:
-            logits_MN = logits_MN.masked_fill(~self._to_local(is_allowed_BSN), float("-inf"))
+        is_closed_MN = context.is_closed_MN(self.layer)
+        if is_closed_MN is not None:
+            logits_MN = logits_MN.masked_fill(is_closed_MN, float("-inf"))
         return logits_MN / context.policy.temperature if context.policy.temperature != 1.0 else logits_MN
 
     def _select(self, logits_MN: Tensor, policy_logits_MN: Tensor, context: RoutingContext) -> Tensor:
         if context.mode is RouteMode.REPLAY:
-            return self._to_local(context.trace.experts_BSLK[:, :, self.layer]).long()
+            return context.replayed_MK(self.layer)
         if context.mode is RouteMode.TOP_K:
             return top_k(policy_logits_MN.detach(), self.topk)
         noise_MN = None
         if context.policy.guidance != "none":
-            noise_MN = self._to_local(context.noise_BSN(self.layer, self.num_experts))
+            noise_MN = context.noise_MN(self.layer, self.num_experts)
         experts_MK = context.select(policy_logits_MN.detach(), noise_MN, self.topk)
         if context.explores_BS is None:
             return experts_MK
-        explores_M1 = self._to_local(context.explores_BS).unsqueeze(1)
+        explores_M1 = context.to_local(context.explores_BS).unsqueeze(1)
         return torch.where(explores_M1, experts_MK, top_k(logits_MN.detach(), self.topk))
-
-    @torch.no_grad()
-    def _record(
-        self,
-        logits_MN: Tensor,
-        policy_logits_MN: Tensor,
-        experts_MK: Tensor,
-        sequence_batch: tuple[int, int],
-        context: RoutingContext,
-    ) -> None:
-        """Writes what this layer did into the context, batch-first over this rank's positions."""
-
-        def batch_first(tensor: Tensor) -> Tensor:
-            return tensor.view(*sequence_batch, *tensor.shape[1:]).transpose(0, 1)
-
-        num_local = sequence_batch[0]
-        if self.config.sequence_parallel:
-            context.position_slice = slice(self.tp_group.rank() * num_local, (self.tp_group.rank() + 1) * num_local)
-        context.experts_by_layer[self.layer] = batch_first(experts_MK)
-        if context.mode is not RouteMode.TOP_K:
-            logprob_M = selection_logprob(policy_logits_MN, experts_MK, context.policy.likelihood)
-            if context.explores_BS is not None:
-                # Where nothing was sampled there is no policy: the top-K was certain.
-                logprob_M = logprob_M.masked_fill(~self._to_local(context.explores_BS), 0.0)
-            context.logprob_by_layer[self.layer] = batch_first(logprob_M)
-        if context.counts_top_k:
-            is_real_M, is_vision_M = self._to_local(context.is_real_BS), self._to_local(context.is_vision_BS)
-            context.entropy_by_layer[self.layer] = (routing_entropy(logits_MN) * is_real_M).sum()
-            is_chosen_MN = torch.zeros_like(logits_MN).scatter(1, top_k(logits_MN, self.topk), 1.0)
-            modality_M2 = torch.stack((is_real_M & ~is_vision_M, is_real_M & is_vision_M), dim=1)
-            context.top_k_counts_by_layer[self.layer] = modality_M2.T.double() @ is_chosen_MN.double()
 
     def _attach_losses(
         self,
@@ -150,9 +124,9 @@ class StochasticRouter(TopKRouter):
         logprob_M = selection_logprob(policy_logits_MN, experts_MK, context.policy.likelihood)
         old_logprob_M = logprob_M.detach()
         if gate.old_logprob_BSL is not None:
-            old_logprob_M = self._to_local(gate.old_logprob_BSL[:, :, self.layer])
-        weight_M = self._to_local(gate.weight_BS)
-        advantage_M = self._to_local(gate.advantage_B[:, None].expand_as(gate.weight_BS))
+            old_logprob_M = context.to_local(gate.old_logprob_BSL[:, :, self.layer])
+        weight_M = context.to_local(gate.weight_BS)
+        advantage_M = context.to_local(gate.advantage_B[:, None].expand_as(gate.weight_BS))
         term = gate_grpo_layer_loss(
             logprob_M[:, None], old_logprob_M[:, None], advantage_M, weight_M[:, None], gate.epsilon
         )
@@ -162,7 +136,7 @@ class StochasticRouter(TopKRouter):
     def _balance_loss(self, logits_MN: Tensor, experts_MK: Tensor, context: RoutingContext) -> Tensor:
         """This layer's Switch load-balancing loss."""
         balance = context.balance
-        weight_M = self._to_local(balance.weight_BS)
+        weight_M = context.to_local(balance.weight_BS)
         if balance.fraction_LN is None:
             fraction_N = expert_fractions(experts_MK, self.num_experts, weight_M > 0)
         else:
@@ -170,13 +144,6 @@ class StochasticRouter(TopKRouter):
         loss = load_balancing_loss(torch.softmax(logits_MN, dim=-1), fraction_N, weight_M)
         context.balance_loss_by_layer[self.layer] = loss.detach()
         return loss * balance.scale
-
-    def _to_local(self, tensor_BS: Tensor) -> Tensor:
-        """[b, s, ...] of the whole sequence -> this rank's tokens [s_local * b, ...] in Megatron's order."""
-        tensor_SB = tensor_BS.transpose(0, 1)
-        if self.config.sequence_parallel and self.tp_group.size() > 1:
-            tensor_SB = tensor_SB.chunk(self.tp_group.size(), dim=0)[self.tp_group.rank()]
-        return tensor_SB.reshape(-1, *tensor_SB.shape[2:])
 
 
 def stochastic_routers(model: torch.nn.Module) -> list[StochasticRouter]:

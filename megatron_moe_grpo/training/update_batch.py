@@ -196,9 +196,7 @@ def _explored_positions(batch: UpdateBatch, rollouts: RolloutBatch) -> Tensor:
 def _count_trace(trace: RoutingTrace, is_counted_BS: Tensor, num_experts: int) -> Tensor:
     """Selections of each expert in each layer, [L, N] float64."""
     num_layers = trace.experts_BSLK.shape[2]
-    return torch.stack(
-        [
-            count_selections(trace.experts_BSLK[:, :, layer].flatten(0, 1).long(), num_experts, is_counted_BS.flatten())
-            for layer in range(num_layers)
-        ]
-    )
+    # Layer l's expert e is number l * N + e of one long list: one count instead of L.
+    offset_L1 = num_experts * torch.arange(num_layers, device=trace.experts_BSLK.device)[:, None]
+    experts_MK = (trace.experts_BSLK + offset_L1).flatten(0, 1).flatten(1)
+    return count_selections(experts_MK, num_layers * num_experts, is_counted_BS.flatten()).view(num_layers, -1)
