@@ -86,6 +86,13 @@ def check_fits(sizes: DecoderSizes, parallel: ParallelConfig) -> None:
             )
     else:
         _check_divides("experts", sizes.num_experts, "parallel.expert", parallel.expert)
+        if not torch.cuda.is_available() and parallel.expert > 1 and (parallel.expert_tensor or parallel.tensor) > 1:
+            raise ConfigError(
+                "without CUDA, experts cannot be cut by expert and by tensor parallelism at once",
+                got=f"parallel.expert={parallel.expert}, parallel.expert_tensor={parallel.expert_tensor}, "
+                f"parallel.tensor={parallel.tensor} (gloo gathers only parts of one size)",
+                remedy="pass --set parallel.expert_tensor=1: experts whole, everything else tensor-parallel",
+            )
         if sizes.num_active > sizes.num_experts:
             raise ConfigError(
                 "more experts active than there are",

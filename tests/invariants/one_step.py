@@ -1,0 +1,133 @@
+"""One whole step under any parallel layout, and everything of it that must not depend on the layout."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from tiny_policy import NUM_EXPERTS, PROBLEMS, Bench, build_shard, exploring, trainable, update_settings
+from torch import Tensor
+
+from megatron_moe_grpo.config.schema import LossConfig, ParallelConfig
+from megatron_moe_grpo.losses.advantages import group_advantages
+from megatron_moe_grpo.mcore.checkpoint import load_checkpoint
+from megatron_moe_grpo.mcore.optimizer import TrainableModel
+from megatron_moe_grpo.mcore.parallel import ParallelLayout
+from megatron_moe_grpo.rollout.records import RolloutBatch
+from megatron_moe_grpo.training.update import accumulate_gradients
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Choices that change the numbers of a step; outcomes of one objective must agree whatever the layout."""
+
+    ties_embeddings: bool = False
+    gate_tokens: Literal["response", "all"] = "response"
+    explores_prompt: bool = True
+
+    @property
+    def losses(self) -> LossConfig:
+        """All three terms."""
+        return LossConfig(gate_tokens=self.gate_tokens, load_balancing_coefficient=0.1)
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """A layout, a split, and an objective."""
+
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    micro_batch_prompts: int = len(PROBLEMS)
+    prompts_per_forward: int = len(PROBLEMS)
+    objective: Objective = field(default_factory=Objective)
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one rank saw; metrics are those of all ranks."""
+
+    rollouts: dict[str, Tensor]
+    top_k_L2N: Tensor
+    """Guidance counts over all ranks."""
+    metrics: dict[str, float]
+    """At the weights that made the rollouts: every ratio is 1."""
+    grad_norm: float
+    later_metrics: dict[str, float]
+    """After one optimizer step on the same rollouts: ratios have moved, some are clipped."""
+    replica_gap: float
+    """Largest difference between tensor-parallel ranks in the gradient of a parameter that both hold whole."""
+
+
+def run_step(bench: Bench, case: StepCase, checkpoint: Path) -> tuple[StepOutcome, TrainableModel, dict[str, Tensor]]:
+    """Loads, rolls out, and updates twice; also the trained model and its whole first gradient by parameter name."""
+    torch.manual_seed(bench.layout.rank)
+    model = build_shard(checkpoint / "assets", case.parallel, bench.layout)
+    trained = trainable(model)
+    load_checkpoint(checkpoint, model)
+    trained.optimizer.reload_model_params()
+    decoding = exploring(bench.processing, case.objective.explores_prompt)
+    rollouts = bench.roll_out(model, decoding, prompts_per_forward=case.prompts_per_forward)
+    rollouts.responses.trace.validate(NUM_EXPERTS)
+    advantage_B = group_advantages(rollouts.reward_B, rollouts.group_size).advantage_B
+    settings = update_settings(
+        case.objective.losses,
+        explores_prompt=case.objective.explores_prompt,
+        micro_batch_prompts=case.micro_batch_prompts,
+        has_recompute=case.parallel.recompute != "none",
+    )
+    metrics = accumulate_gradients(trained, bench.layout, rollouts, advantage_B, settings)
+    gradient = _gather_over_data(trained)
+    grad_norm, _ = trained.step()
+    later_metrics = accumulate_gradients(trained, bench.layout, rollouts, advantage_B, settings)
+    outcome = StepOutcome(
+        rollouts=_facts(rollouts, max(len(row.prompt_ids) for row in bench.rows)),
+        top_k_L2N=bench.layout.sum_over_data(rollouts.responses.counts.top_k_L2N.clone()),
+        metrics=metrics,
+        grad_norm=grad_norm,
+        later_metrics=later_metrics,
+        replica_gap=_replica_gap(trained, gradient, bench.layout),
+    )
+    return outcome, trained, gradient
+
+
+def join_data_ranks(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The rollouts of all data-parallel ranks, first rank's prompts first."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _facts(rollouts: RolloutBatch, longest_prompt: int) -> dict[str, Tensor]:
+    responses, trace = rollouts.responses, rollouts.responses.trace
+    prompts = rollouts.prompts.batch(0, len(rollouts.prompts.rows)).repeated(rollouts.group_size)
+    # Sequence parallelism may add padding on the left: compared is what stands right of it.
+    num_compared = longest_prompt + responses.token_ids_BT.shape[1] - 1
+    fed_BS = prompts.extended(responses.token_ids_BT[:, :-1], responses.is_response_BT[:, 1:]).is_real_BS
+    is_real_BS = fed_BS[:, -num_compared:, None]
+    return {
+        "token_ids_BT": responses.token_ids_BT.where(responses.is_response_BT, -1),
+        "is_response_BT": responses.is_response_BT,
+        "token_logprob_BT": responses.token_logprob_BT * responses.is_response_BT,
+        "reward_B": rollouts.reward_B,
+        "experts_BSLK": trace.experts_BSLK[:, -num_compared:].where(is_real_BS.unsqueeze(-1), -1),
+        "logprob_BSL": trace.logprob_BSL[:, -num_compared:] * is_real_BS,
+    }
+
+
+def _gather_over_data(trained: TrainableModel) -> dict[str, Tensor]:
+    """This shard's gradient: the distributed optimizer leaves each data-parallel rank only its part of every buffer."""
+    for buffer in [*trained.wrapped.buffers, *trained.wrapped.expert_parallel_buffers]:
+        size, rank = buffer.data_parallel_world_size, dist.get_rank(buffer.data_parallel_group)
+        for bucket in buffer.buckets:
+            own_part = bucket.grad_data.chunk(size)[rank].clone()
+            dist.all_gather_into_tensor(bucket.grad_data, own_part, group=buffer.data_parallel_group)
+    return {name: parameter.main_grad.clone() for name, parameter in trained.module.named_parameters()}
+
+
+def _replica_gap(trained: TrainableModel, gradient: dict[str, Tensor], layout: ParallelLayout) -> float:
+    gap = 0.0
+    for name, parameter in trained.module.named_parameters():
+        if vars(parameter).get("tensor_model_parallel", False) or ".experts." in name:
+            continue
+        total = layout.sum_over_tensor(gradient[name].clone()) / layout.tensor_size
+        gap = max(gap, float((total - gradient[name]).abs().max()))
+    return gap

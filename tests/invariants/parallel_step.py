@@ -1,0 +1,78 @@
+"""Runs every layout of two processes, one after the other, under torchrun; the tests read what it leaves behind.
+
+    torchrun --nproc_per_node 2 parallel_step.py CHECKPOINTS PICTURES OUT [CASE ...]
+
+One start of two processes costs more than all the steps together, so all cases share it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from one_step import Objective, StepCase, run_step
+from tiny_policy import Bench, make_rows
+
+from megatron_moe_grpo.config.schema import ParallelConfig
+from megatron_moe_grpo.mcore.checkpoint import save_checkpoint
+from megatron_moe_grpo.mcore.parallel import start_parallel, stop_parallel
+from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
+
+TIED = Objective(ties_embeddings=True)
+GATE_ALL = Objective(gate_tokens="all")
+RESPONSE_ONLY = Objective(explores_prompt=False)
+
+CASES: dict[str, StepCase] = {
+    "data": StepCase(),
+    "data_micro_batches_recompute_moe": StepCase(ParallelConfig(recompute="moe"), micro_batch_prompts=1),
+    "data_tied": StepCase(objective=TIED),
+    "expert": StepCase(ParallelConfig(expert=2)),
+    "expert_micro_batches": StepCase(ParallelConfig(expert=2), micro_batch_prompts=1, prompts_per_forward=1),
+    "expert_recompute_full": StepCase(ParallelConfig(expert=2, recompute="full"), micro_batch_prompts=1),
+    "expert_response_only": StepCase(ParallelConfig(expert=2), objective=RESPONSE_ONLY),
+    "pipeline": StepCase(ParallelConfig(pipeline=2)),
+    "pipeline_micro_batches": StepCase(ParallelConfig(pipeline=2), micro_batch_prompts=1, objective=GATE_ALL),
+    "pipeline_tied": StepCase(ParallelConfig(pipeline=2), micro_batch_prompts=2, objective=TIED),
+    "pipeline_recompute_full": StepCase(ParallelConfig(pipeline=2, recompute="full"), micro_batch_prompts=1),
+    "tensor": StepCase(ParallelConfig(tensor=2)),
+    "tensor_micro_batches": StepCase(ParallelConfig(tensor=2), micro_batch_prompts=2, objective=GATE_ALL),
+    "tensor_tied": StepCase(ParallelConfig(tensor=2), objective=TIED),
+    "tensor_recompute_moe": StepCase(ParallelConfig(tensor=2, recompute="moe")),
+    "tensor_recompute_full": StepCase(ParallelConfig(tensor=2, recompute="full"), micro_batch_prompts=1),
+    "tensor_and_expert": StepCase(ParallelConfig(tensor=2, expert=2, expert_tensor=1)),
+}
+
+
+def run_case(name: str, checkpoints: Path, pictures: Path, out: Path) -> None:
+    """Leaves outcome_RANK.pt and, as if it were weights, the gradient: a checkpoint loads it under any layout."""
+    case = CASES[name]
+    checkpoint = checkpoints / ("tied" if case.objective.ties_embeddings else "untied")
+    # A store of its own for each case: process groups of different layouts would meet in one.
+    store = f"file://{out.resolve()}/{name}.store"
+    torch.distributed.init_process_group(
+        "gloo", init_method=store, rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"])
+    )
+    layout = start_parallel(case.parallel, seed=0)
+    processing = InternVLProcessing.from_folder(checkpoint / "assets")
+    rows = make_rows(sorted(pictures.iterdir()), processing)
+    bench = Bench(layout, checkpoint / "assets", processing, rows)
+    outcome, trained, gradient = run_step(bench, case, checkpoint)
+    with torch.no_grad():
+        for parameter_name, parameter in trained.module.named_parameters():
+            parameter.copy_(gradient[parameter_name])
+    save_checkpoint(out / name / "gradient", trained.module, checkpoint / "assets", {})
+    place = {"data_rank": layout.data_rank, "tensor_rank": layout.tensor_rank, "pipeline_rank": layout.pipeline_rank}
+    torch.save({**vars(outcome), **place}, out / name / f"outcome_{layout.rank}.pt")
+    stop_parallel()
+
+
+def main() -> None:
+    """The cases that are named, or all of them in order."""
+    torch.set_num_threads(1)
+    checkpoints, pictures, out = map(Path, sys.argv[1:4])
+    for name in sys.argv[4:] or CASES:
+        run_case(name, checkpoints, pictures, out)
+
+
+if __name__ == "__main__":
+    main()
