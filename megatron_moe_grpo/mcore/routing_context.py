@@ -52,6 +52,9 @@ class BalanceTerm:
     """Adds up to 1 over the tokens of the global batch."""
     scale: float
     """Coefficient of the loss times what Megatron's averaging divides by."""
+    counts_sampled: bool = True
+    """The fractions count sampled experts, so P is the masked policy they were drawn from; False: they count the
+    deterministic top-K, and P is the router's own softmax.  f and P of different laws reward what f never counts."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.random import is_checkpointing
 from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
@@ -18,11 +19,11 @@ from torch import Tensor
 
 from megatron_moe_grpo.errors import TraceError
 from megatron_moe_grpo.losses.gate_grpo import gate_grpo_layer_loss
-from megatron_moe_grpo.losses.load_balancing import expert_fractions, load_balancing_loss
+from megatron_moe_grpo.losses.load_balancing import load_balancing_loss
 from megatron_moe_grpo.losses.term import LossTerm
 from megatron_moe_grpo.mcore.routing_context import LayerRecord, RoutingContext
 from megatron_moe_grpo.routing.likelihood import selection_logprob
-from megatron_moe_grpo.routing.selection import combination_weights, top_k
+from megatron_moe_grpo.routing.selection import combination_weights, count_selections, top_k
 from megatron_moe_grpo.routing.trace import RouteMode
 
 
@@ -61,9 +62,7 @@ class StochasticRouter(TopKRouter):
         if context.ledger is not None:
             context.ledger.record(context.micro_batch, self.layer, is_recompute=is_recomputation)
         if not is_recomputation:
-            context.record_by_layer[self.layer] = LayerRecord(
-                logits_MN.detach(), policy_logits_MN.detach(), experts_MK
-            )
+            context.record_by_layer[self.layer] = LayerRecord(logits_MN.detach(), policy_logits_MN.detach(), experts_MK)
         if self.training and torch.is_grad_enabled():
             probs_MN = self._attach_losses(probs_MN, logits_MN, policy_logits_MN, experts_MK, context)
         return probs_MN, routing_map_MN
@@ -115,7 +114,8 @@ class StochasticRouter(TopKRouter):
         if context.gate is not None:
             probs_MN = MoEAuxLossAutoScaler.apply(probs_MN, self._gate_loss(policy_logits_MN, experts_MK, context))
         if context.balance is not None:
-            probs_MN = MoEAuxLossAutoScaler.apply(probs_MN, self._balance_loss(logits_MN, experts_MK, context))
+            counted_logits_MN = policy_logits_MN if context.balance.counts_sampled else logits_MN
+            probs_MN = MoEAuxLossAutoScaler.apply(probs_MN, self._balance_loss(counted_logits_MN, experts_MK, context))
         return probs_MN
 
     def _gate_loss(self, policy_logits_MN: Tensor, experts_MK: Tensor, context: RoutingContext) -> Tensor:
@@ -133,17 +133,24 @@ class StochasticRouter(TopKRouter):
         context.gate_by_layer[self.layer] = LossTerm(term.loss.detach(), term.metrics)
         return term.loss * gate.scale
 
-    def _balance_loss(self, logits_MN: Tensor, experts_MK: Tensor, context: RoutingContext) -> Tensor:
-        """This layer's Switch load-balancing loss."""
+    def _balance_loss(self, counted_logits_MN: Tensor, experts_MK: Tensor, context: RoutingContext) -> Tensor:
+        """This layer's Switch load-balancing loss; the logits are those of the law whose selections are counted."""
         balance = context.balance
         weight_M = context.to_local(balance.weight_BS)
         if balance.fraction_LN is None:
-            fraction_N = expert_fractions(experts_MK, self.num_experts, weight_M > 0)
+            fraction_N = self._own_fractions(experts_MK, weight_M > 0)
         else:
             fraction_N = balance.fraction_LN[self.layer]
-        loss = load_balancing_loss(torch.softmax(logits_MN, dim=-1), fraction_N, weight_M)
+        loss = load_balancing_loss(torch.softmax(counted_logits_MN, dim=-1), fraction_N, weight_M)
         context.balance_loss_by_layer[self.layer] = loss.detach()
         return loss * balance.scale
+
+    def _own_fractions(self, experts_MK: Tensor, is_counted_M: Tensor) -> Tensor:
+        """Shares of the micro-batch's own selections; sequence parallelism spreads its positions over ranks."""
+        count_N = count_selections(experts_MK, self.num_experts, is_counted_M)
+        if self.config.sequence_parallel and self.tp_group.size() > 1:
+            dist.all_reduce(count_N, group=self.tp_group)
+        return (count_N / count_N.sum().clamp(min=1)).to(torch.float32)
 
 
 def stochastic_routers(model: torch.nn.Module) -> list[StochasticRouter]:

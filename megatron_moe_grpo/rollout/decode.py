@@ -8,6 +8,12 @@ from torch import Tensor
 from megatron_moe_grpo.mcore.decoding import CachedForward
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.mcore.routing_context import RoutingContext, SelectionPolicy
+from megatron_moe_grpo.mcore.routing_records import (
+    recorded_entropy_L,
+    recorded_experts_BSLK,
+    recorded_logprob_BSL,
+    recorded_top_k_L2N,
+)
 from megatron_moe_grpo.mcore.stochastic_router import route_with
 from megatron_moe_grpo.models.token_batch import TokenBatch
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
@@ -127,29 +133,17 @@ class _Recorder:
             explores_BS=None if settings.explores_prompt else _produces_response(new, num_new),
             stream_B=stream_B if is_sampling else None,
             position_BS=batch.position_BS[:, -num_new:] if is_sampling else None,
-            counts_top_k=True,
         )
 
     def finish(self, context: RoutingContext | None) -> None:
         """Takes over one forward's records; layers of other stages hold zeros until they are summed."""
         if context is None:
             return
-        num_layers = self._config.num_layers
-        present = sorted(context.experts_by_layer)
-        experts_BsK = context.experts_by_layer[present[0]]
-        shape = (*experts_BsK.shape[:2], num_layers, experts_BsK.shape[2])
-        experts_BSLK = experts_BsK.new_zeros(shape, dtype=torch.int16)
-        logprob_BSL = torch.zeros(shape[:3], device=experts_BsK.device)
-        top_k_L2N = torch.zeros(num_layers, 2, self._config.num_moe_experts, dtype=torch.float64, device=experts_BsK.device)
-        entropy_L = torch.zeros(num_layers, dtype=torch.float64, device=experts_BsK.device)
-        for layer in present:
-            experts_BSLK[:, :, layer] = context.experts_by_layer[layer].to(torch.int16)
-            if layer in context.logprob_by_layer:
-                logprob_BSL[:, :, layer] = context.logprob_by_layer[layer]
-            top_k_L2N[layer] = context.top_k_counts_by_layer[layer]
-            entropy_L[layer] = context.entropy_by_layer[layer]
-        self._experts_BSLK.append(experts_BSLK), self._logprob_BSL.append(logprob_BSL)
-        counts = RoutingCounts(top_k_L2N, entropy_L, context.is_real_BS.sum().double())
+        self._experts_BSLK.append(recorded_experts_BSLK(context))
+        self._logprob_BSL.append(recorded_logprob_BSL(context))
+        counts = RoutingCounts(
+            recorded_top_k_L2N(context), recorded_entropy_L(context), context.is_real_BS.sum().double()
+        )
         self._counts = counts if self._counts is None else self._counts + counts
 
     def trace(self, num_padding: int, is_allowed_L2N: Tensor | None) -> RoutingTrace | None:

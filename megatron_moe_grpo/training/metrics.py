@@ -9,6 +9,7 @@ from megatron_moe_grpo.config.schema import LossConfig
 from megatron_moe_grpo.losses.advantages import GroupAdvantages
 from megatron_moe_grpo.mcore.forward_backward import Metrics
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
+from megatron_moe_grpo.mcore.routing_records import recorded_logprob_BSL
 from megatron_moe_grpo.rollout.records import RolloutBatch
 from megatron_moe_grpo.training.update_batch import UpdateBatch
 
@@ -94,8 +95,6 @@ def _selection_gap(batch: UpdateBatch) -> Tensor:
     """Largest |replayed - recorded| selection log-prob over real tokens of this rank's layers and positions."""
     here = batch.context.position_slice
     is_padding_Bs = ~batch.tokens.is_real_BS[:, here]
-    gaps = [
-        (logprob_Bs - batch.trace.logprob_BSL[:, here, layer]).abs().masked_fill(is_padding_Bs, 0.0).max()
-        for layer, logprob_Bs in batch.context.logprob_by_layer.items()
-    ]
-    return torch.stack(gaps).max()
+    gap_BsL = (recorded_logprob_BSL(batch.context) - batch.trace.logprob_BSL[:, here]).abs()
+    gap_BsL = gap_BsL.masked_fill(is_padding_Bs[:, :, None], 0.0)
+    return gap_BsL[:, :, list(batch.context.record_by_layer)].max()

@@ -8,6 +8,7 @@ from torch import Tensor
 from megatron_moe_grpo.losses.token_grpo import token_weights
 from megatron_moe_grpo.mcore.forward_backward import Metrics, forward_backward
 from megatron_moe_grpo.mcore.routing_context import BalanceTerm, RoutingContext
+from megatron_moe_grpo.mcore.routing_records import recorded_entropy_L, recorded_top_k_L2N
 from megatron_moe_grpo.mcore.stochastic_router import route_with
 from megatron_moe_grpo.models.token_batch import TokenBatch
 from megatron_moe_grpo.rollout.collect import StepRows, selection_policy
@@ -105,7 +106,6 @@ def _routing_context(run: Run, tokens: TokenBatch, stream_B: Tensor) -> RoutingC
         stream_B=stream_B,
         position_BS=tokens.position_BS,
         balance=balance if config.losses.load_balancing_coefficient > 0 else None,
-        counts_top_k=True,
     )
 
 
@@ -116,9 +116,8 @@ def _routing_report(run: Run, contexts: list[RoutingContext]) -> dict[str, float
     top_k_L2N = torch.zeros(num_layers, 2, num_experts, dtype=torch.float64, device=run.layout.device)
     entropy_L = torch.zeros(num_layers, dtype=torch.float64, device=run.layout.device)
     for context in contexts:
-        for layer, counts_2N in context.top_k_counts_by_layer.items():
-            top_k_L2N[layer] += counts_2N
-            entropy_L[layer] += context.entropy_by_layer[layer]
+        top_k_L2N += recorded_top_k_L2N(context)
+        entropy_L += recorded_entropy_L(context)
     layout = run.layout
     # Sequence parallelism splits positions, the pipeline splits layers; data-parallel ranks are summed by the counter.
     top_k_L2N = layout.sum_over_pipeline(layout.sum_over_tensor(top_k_L2N))

@@ -161,6 +161,7 @@ def _routing_context(
             fraction_LN=constants.fraction_LN,
             weight_BS=is_real_BS.float() / constants.num_tokens,
             scale=losses.load_balancing_coefficient * constants.scale,
+            counts_sampled=losses.load_balancing_counts == "sampled",
         )
     return RoutingContext(
         mode=RouteMode.REPLAY,

@@ -1,7 +1,7 @@
 """The load-balancing loss counts what was configured, over the real tokens of all micro-batches, and its gradient fits.
 
-`sampled` counts the experts in the trace, `top_k` the deterministic top-K of the unmasked logits; both exactly once for
-each token that is fed to the model, padding left out.
+`sampled` counts the experts in the trace, against the masked policy they were drawn from; `top_k` the deterministic
+top-K of the unmasked logits, against their softmax.  Both count each token that is fed to the model once, padding never.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from tiny_policy import (
     SIZES,
     Bench,
     gradients,
+    guidance,
     load_policy,
     relative_gap,
     trainable,
@@ -73,6 +74,10 @@ def balance_by_hand(step: BalanceStep, counts: Counts) -> Tensor:
             chosen = trace.experts_BSLK[i, p, layer].tolist()
             if counts == "top_k":
                 chosen = logits_N.detach().argsort(descending=True)[:NUM_ACTIVE].tolist()
+            else:
+                # The probabilities are those of the law that was sampled from: closed experts have none.
+                is_open_N = guidance()[layer, int(replayed.batch.is_vision_BS[i, p])]
+                logits_N = logits_N.masked_fill(~is_open_N, -torch.inf)
             share_N[chosen] += 1 / (NUM_ACTIVE * len(fed))
             mean_prob_N = mean_prob_N + torch.softmax(logits_N, dim=0) / len(fed)
         total = total + NUM_EXPERTS * (share_N * mean_prob_N).sum()
