@@ -26,6 +26,11 @@ class SelectionPolicy:
     temperature: float = 1.0
     seed: int = 0
 
+    def noise_LBSN(self, stream_B: Tensor, position_BS: Tensor, num_layers: int, num_experts: int) -> Tensor:
+        """Selection noise of all layers: a few tensor operations a forward, not a layer."""
+        draw = gaussian_noise if self.guidance == "noise" else gumbel_noise
+        return draw(self.seed, stream_B, torch.arange(num_layers, device=position_BS.device), position_BS, num_experts)
+
 
 @dataclass(frozen=True)
 class GateTerm:
@@ -88,6 +93,8 @@ class RoutingContext:
     """Rollout ids: with seed, layer and position they determine the noise."""
     position_BS: Tensor | None = None
     """Position of each token in its own sequence, padding not counted."""
+    noise_LBSN: Tensor | None = None
+    """Selection noise, where it was made ahead; None: drawn here when the first router asks."""
     trace: RoutingTrace | None = None
     """The experts to replay, in REPLAY mode."""
     ledger: TraceLedger | None = None
@@ -114,9 +121,9 @@ class RoutingContext:
     def noise_MN(self, layer: int, num_experts: int) -> Tensor:
         """The layer's selection noise."""
         if self._noise_LMN is None:
-            draw = gaussian_noise if self.policy.guidance == "noise" else gumbel_noise
-            layers = torch.arange(self.num_layers, device=self.position_BS.device)
-            noise_LBSN = draw(self.policy.seed, self.stream_B, layers, self.position_BS, num_experts)
+            noise_LBSN = self.noise_LBSN
+            if noise_LBSN is None:
+                noise_LBSN = self.policy.noise_LBSN(self.stream_B, self.position_BS, self.num_layers, num_experts)
             self._noise_LMN = noise_LBSN[:, :, self.position_slice].transpose(1, 2).flatten(1, 2)
         return self._noise_LMN[layer]
 

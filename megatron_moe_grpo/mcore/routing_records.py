@@ -1,15 +1,44 @@
-"""What the routers of a stage recorded in one forward, worked out for all its layers at once.
+"""What the routers of a stage recorded, worked out for all its layers, and for many decode steps, at once.
 
-A router only keeps its logits and experts: a decode step is many tiny kernels, and L times fewer of them is what keeps
-recording cheap.  Layers of other pipeline stages hold zeros here, so that stages can be summed.
+A router only keeps its logits and experts: a decode step is many tiny kernels, and fewer of them is what keeps recording
+cheap.  Layers of other pipeline stages hold zeros here, so that stages can be summed.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from megatron_moe_grpo.mcore.routing_context import RoutingContext
+from megatron_moe_grpo.mcore.routing_context import LayerRecord, RoutingContext
 from megatron_moe_grpo.routing.likelihood import routing_entropy, selection_logprob
 from megatron_moe_grpo.routing.trace import RouteMode
+
+
+def join_forwards(contexts: Sequence[RoutingContext]) -> RoutingContext:
+    """Consecutive forwards of the same sequences as if all their positions had been one forward; records only.
+
+    Tokens are position-major, so what follows in time follows in memory.
+    """
+
+    def joined(layer: int, name: str) -> Tensor:
+        return torch.cat([vars(context.record_by_layer[layer])[name] for context in contexts])
+
+    first = contexts[0]
+    explores_BS = None
+    if first.explores_BS is not None:
+        explores_BS = torch.cat([context.explores_BS for context in contexts], dim=1)
+    return RoutingContext(
+        mode=first.mode,
+        is_real_BS=torch.cat([context.is_real_BS for context in contexts], dim=1),
+        is_vision_BS=torch.cat([context.is_vision_BS for context in contexts], dim=1),
+        num_layers=first.num_layers,
+        policy=first.policy,
+        explores_BS=explores_BS,
+        record_by_layer={
+            layer: LayerRecord(**{name: joined(layer, name) for name in vars(record)})
+            for layer, record in first.record_by_layer.items()
+        },
+    )
 
 
 @torch.no_grad()

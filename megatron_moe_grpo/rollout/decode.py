@@ -9,6 +9,7 @@ from megatron_moe_grpo.mcore.decoding import CachedForward
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.mcore.routing_context import RoutingContext, SelectionPolicy
 from megatron_moe_grpo.mcore.routing_records import (
+    join_forwards,
     recorded_entropy_L,
     recorded_experts_BSLK,
     recorded_logprob_BSL,
@@ -23,6 +24,9 @@ from megatron_moe_grpo.routing.trace import RouteMode, RoutingTrace
 
 TOKEN_LAYER = -1
 """Counter-based noise of token sampling: below every MoE layer's number, so the two never share a draw."""
+STEPS_TOGETHER = 32
+"""Decode steps whose selection noise is drawn, and whose records are worked out, in one go: more of them save no more
+time, and their router logits must be kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +61,12 @@ def decode(
     num_sequences, num_prompt_positions = prompts.token_ids_BS.shape
     forward = CachedForward(model, layout, num_sequences, num_prompt_positions + settings.max_new_tokens)
     hand_over, recorder = route_with(model), _Recorder(model, layout)
+    noise = _SelectionNoise(model, stream_B, settings)
     new, batch = prompts, prompts
     tokens, logprobs, was_open = [], [], []
     is_open_B = torch.ones(num_sequences, dtype=torch.bool, device=prompts.token_ids_BS.device)
-    for _ in range(settings.max_new_tokens):
-        context = recorder.start(batch, new, stream_B, settings)
+    for step in range(settings.max_new_tokens):
+        context = recorder.start(new, noise.of_step(step, batch), settings)
         hand_over(context)
         logits_BV = forward(replace(new, is_real_BS=batch.is_real_BS), features_FD)
         recorder.finish(context)
@@ -111,18 +116,15 @@ class _Recorder:
 
     def __init__(self, model: VisionLanguageModel, layout: ParallelLayout):
         self._config, self._layout = model.config, layout
+        self._forwards: list[RoutingContext] = []
         self._experts_BSLK: list[Tensor] = []
         self._logprob_BSL: list[Tensor] = []
         self._counts: RoutingCounts | None = None
 
-    def start(
-        self, batch: TokenBatch, new: TokenBatch, stream_B: Tensor, settings: DecodeSettings
-    ) -> RoutingContext | None:
+    def start(self, new: TokenBatch, noise_LBSN: Tensor | None, settings: DecodeSettings) -> RoutingContext | None:
         """The context of the next forward; None for a dense model."""
         if self._config.num_moe_experts is None:
             return None
-        num_new = new.token_ids_BS.shape[1]
-        is_sampling = settings.mode is RouteMode.SAMPLE
         return RoutingContext(
             mode=settings.mode,
             is_real_BS=new.is_real_BS,
@@ -130,15 +132,24 @@ class _Recorder:
             num_layers=self._config.num_layers,
             policy=settings.policy,
             is_allowed_L2N=settings.is_allowed_L2N,
-            explores_BS=None if settings.explores_prompt else _produces_response(new, num_new),
-            stream_B=stream_B if is_sampling else None,
-            position_BS=batch.position_BS[:, -num_new:] if is_sampling else None,
+            explores_BS=None if settings.explores_prompt else _produces_response(new),
+            noise_LBSN=noise_LBSN,
         )
 
     def finish(self, context: RoutingContext | None) -> None:
-        """Takes over one forward's records; layers of other stages hold zeros until they are summed."""
+        """Takes over one forward's records."""
         if context is None:
             return
+        self._forwards.append(context)
+        if len(self._forwards) == STEPS_TOGETHER:
+            self._work_out()
+
+    def _work_out(self) -> None:
+        """From kept records to trace and counts; layers of other stages hold zeros until they are summed."""
+        if not self._forwards:
+            return
+        context = join_forwards(self._forwards)
+        self._forwards = []
         self._experts_BSLK.append(recorded_experts_BSLK(context))
         self._logprob_BSL.append(recorded_logprob_BSL(context))
         counts = RoutingCounts(
@@ -148,6 +159,7 @@ class _Recorder:
 
     def trace(self, num_padding: int, is_allowed_L2N: Tensor | None) -> RoutingTrace | None:
         """All positions and layers, padded on the right by the steps that no sequence needed."""
+        self._work_out()
         if not self._experts_BSLK:
             return None
         experts_BSLK = self._layout.sum_over_pipeline(torch.cat(self._experts_BSLK, dim=1).int()).short()
@@ -156,6 +168,7 @@ class _Recorder:
 
     def counts(self) -> RoutingCounts | None:
         """Counts of this rank's sequences, all layers."""
+        self._work_out()
         if self._counts is None:
             return None
         sum_over_pipeline = self._layout.sum_over_pipeline
@@ -166,7 +179,40 @@ class _Recorder:
         )
 
 
-def _produces_response(new: TokenBatch, num_new: int) -> Tensor:
+class _SelectionNoise:
+    """Noise of the prompt's positions, then of many steps at once."""
+
+    def __init__(self, model: VisionLanguageModel, stream_B: Tensor, settings: DecodeSettings):
+        self._config, self._stream_B, self._settings = model.config, stream_B, settings
+        self._has_noise = (
+            model.config.num_moe_experts is not None
+            and settings.mode is RouteMode.SAMPLE
+            and settings.policy.guidance != "none"
+        )
+        self._ahead_LBTN: Tensor | None = None
+
+    def of_step(self, step: int, batch: TokenBatch) -> Tensor | None:
+        """noise_LBSN of the new positions of `batch`: the whole prompt at step 0, then the last one; None: no sampling."""
+        if not self._has_noise:
+            return None
+        if step == 0:
+            return self._draw(batch.position_BS)
+        index = (step - 1) % STEPS_TOGETHER
+        if index == 0:
+            num_ahead = min(STEPS_TOGETHER, self._settings.max_new_tokens - step)
+            # Positions go on from here; of sequences that end before, only padding is left and any noise will do.
+            steps_T = torch.arange(num_ahead, device=batch.token_ids_BS.device)
+            self._ahead_LBTN = self._draw(batch.position_BS[:, -1:] + steps_T)
+        return self._ahead_LBTN[:, :, index : index + 1]
+
+    def _draw(self, position_BS: Tensor) -> Tensor:
+        config = self._config
+        return self._settings.policy.noise_LBSN(
+            self._stream_B, position_BS, config.num_layers, config.num_moe_experts
+        )
+
+
+def _produces_response(new: TokenBatch) -> Tensor:
     """True where a response token is produced: the last prompt position, then every position."""
     produces_BS = torch.zeros_like(new.is_real_BS)
     produces_BS[:, -1] = True
