@@ -1,7 +1,7 @@
 """`demo`: the whole job on a laptop, each step a command of its own that is printed before it runs.
 
-Real digits, a dense model trained on clear pictures, upcycling, a warm-up with sampled experts, MoE-GRPO on washed-out
-pictures from reward alone, supervised training on the same examples beside it, export, and two independent evaluations.
+Real digits, a dense model trained on clear pictures, upcycling, MoE-GRPO on washed-out pictures from reward alone,
+supervised training on the same examples beside it, export, and two independent evaluations.
 A step whose output exists is not run again, so a stopped demo goes on where it was.
 """
 
@@ -62,9 +62,9 @@ def demo_steps(out: Path, seed: int) -> list[Step]:
         *_dense_steps(out, seed),
         *_upcycling_steps(out, seed),
         _train("MoE-GRPO on washed-out pictures, from reward alone (2 processes, experts divided over them)",
-               "3_moe_grpo", out, seed, out / "warm_up" / "checkpoints" / "step_00000300", "washed_out"),
-        _train("for comparison: supervised training on the same examples", "4_supervised", out, seed,
-               out / "warm_up" / "checkpoints" / "step_00000300", "washed_out"),
+               "2_moe_grpo", out, seed, out / "moe_start", "washed_out"),
+        _train("for comparison: supervised training on the same examples", "3_supervised", out, seed,
+               out / "moe_start", "washed_out"),
         Step("export to a stock Hugging Face folder",
              (*ONE_PROCESS, "export", str(_last_checkpoint(out, "moe_grpo")), str(out / "moe_grpo_hf")),
              out / "moe_grpo_hf"),
@@ -126,7 +126,6 @@ def _upcycling_steps(out: Path, seed: int) -> list[Step]:
              out / "moe_hf"),
         Step("import into Megatron", (*ONE_PROCESS, "import", str(out / "moe_hf"), str(out / "moe_start")),
              out / "moe_start"),
-        _train("warm-up with sampled experts on clear pictures", "2_warm_up", out, seed, out / "moe_start", "clear", "pretrain"),
     ]  # fmt: skip
 
 
@@ -149,7 +148,7 @@ def _train(
 
 def _last_checkpoint(out: Path, name: str) -> Path:
     """Where the demo's recipe of this name ends."""
-    steps = {"dense_sft": 1500, "warm_up": 300, "moe_grpo": 300, "supervised": 300}
+    steps = {"dense_sft": 1500, "moe_grpo": 300, "supervised": 300}
     return out / name / "checkpoints" / f"step_{steps[name]:08d}"
 
 

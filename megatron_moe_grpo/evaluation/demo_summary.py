@@ -15,10 +15,9 @@ def summary_rows(out: Path) -> list[tuple[object, ...]]:
     return [
         ("dense, after supervised training", clear, *_last(out / "dense_sft")),
         ("dense, the same model", washed, *_answers(out / "answers_dense.jsonl"), None),
-        ("8 experts, after the warm-up", clear, *_last(out / "warm_up")),
-        ("8 experts, before MoE-GRPO", washed, *_first(out / "moe_grpo")),
-        ("8 experts, after MoE-GRPO (reward only)", washed, *_last(out / "moe_grpo")),
-        ("8 experts, supervised instead", washed, *_last(out / "supervised")),
+        ("upcycled to 8 experts, before MoE-GRPO", washed, *_first(out / "moe_grpo")),
+        ("upcycled, after MoE-GRPO (reward only)", washed, *_last(out / "moe_grpo")),
+        ("upcycled, supervised instead", washed, *_last(out / "supervised")),
     ]
 
 

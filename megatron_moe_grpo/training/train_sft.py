@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the dense start, the warm-up with sampled experts, and the paper's baselines (M Table 1)."""
+"""Supervised fine-tuning: the dense start and the paper's baselines (M Table 1)."""
 
 import time
 
