@@ -20,6 +20,9 @@ def run(arguments: argparse.Namespace) -> None:
     from megatron_moe_grpo.evaluation.accuracy import AccuracyReport
     from megatron_moe_grpo.training.console import summary_table
 
+    if arguments.out is not None:
+        # Before the answers, so that a mistyped path costs none of them.
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
     if (arguments.folder / "assets").is_dir():
         from megatron_moe_grpo.evaluation.checkpoint_evaluation import evaluate_checkpoint as answer
     else:

@@ -76,8 +76,8 @@ class LayerRecord:
 class RoutingContext:
     """One micro-batch as the routers see it, and what they recorded.
 
-    Fields are batch-first over the whole sequence; routers hold slices [s_local, b], position-major: M tokens.  A decode
-    step is many tiny kernels, so what does not depend on the router is made for all layers at once.
+    Fields are batch-first over the whole sequence; routers hold slices [s_local, b], position-major: M tokens.  A
+    decode step is many tiny kernels, so what does not depend on the router is made for all layers at once.
     """
 
     mode: RouteMode

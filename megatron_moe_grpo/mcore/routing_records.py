@@ -1,7 +1,7 @@
 """What the routers of a stage recorded, worked out for all its layers, and for many decode steps, at once.
 
-A router only keeps its logits and experts: a decode step is many tiny kernels, and fewer of them is what keeps recording
-cheap.  Layers of other pipeline stages hold zeros here, so that stages can be summed.
+A router only keeps its logits and experts: a decode step is many tiny kernels, and fewer of them is what keeps
+recording cheap.  Layers of other pipeline stages hold zeros here, so that stages can be summed.
 """
 
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ def recorded_entropy_L(context: RoutingContext) -> Tensor:
 
 @torch.no_grad()
 def recorded_top_k_L2N(context: RoutingContext) -> Tensor:
-    """How many of this rank's text and vision tokens (index 1) have each expert in their deterministic top-K, float64."""
+    """How many of this rank's text and vision (index 1) tokens have each expert in their top-K, float64."""
     logits_LMN = _stacked(context, "logits_MN")
     num_active = next(iter(context.record_by_layer.values())).experts_MK.shape[1]
     is_chosen_LMN = torch.zeros_like(logits_LMN, dtype=torch.float64)

@@ -192,7 +192,7 @@ class _SelectionNoise:
         self._ahead_LBTN: Tensor | None = None
 
     def of_step(self, step: int, batch: TokenBatch) -> Tensor | None:
-        """noise_LBSN of the new positions of `batch`: the whole prompt at step 0, then the last one; None: no sampling."""
+        """noise_LBSN of the new positions of `batch`: the prompt's at step 0, then the last one; None: no sampling."""
         if not self._has_noise:
             return None
         if step == 0:
@@ -207,9 +207,7 @@ class _SelectionNoise:
 
     def _draw(self, position_BS: Tensor) -> Tensor:
         config = self._config
-        return self._settings.policy.noise_LBSN(
-            self._stream_B, position_BS, config.num_layers, config.num_moe_experts
-        )
+        return self._settings.policy.noise_LBSN(self._stream_B, position_BS, config.num_layers, config.num_moe_experts)
 
 
 def _produces_response(new: TokenBatch) -> Tensor:

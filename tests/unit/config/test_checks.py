@@ -1,0 +1,88 @@
+"""Rules between settings, and between settings and the model: each refused, its neighbour on the line accepted."""
+
+from typing import Any
+
+import pytest
+
+from megatron_moe_grpo.config import RunConfig, parse_config
+from megatron_moe_grpo.config.checks import check_config, check_data_parallel
+from megatron_moe_grpo.config.load import apply_overrides
+from megatron_moe_grpo.errors import ConfigError
+
+VALUES = {
+    "name": "run",
+    "method": "moe_grpo",
+    "model": {"checkpoint": "checkpoint"},
+    "data": {"train": "train.jsonl"},
+    "training": {"steps": 10},
+}
+DENSE: dict[str, Any] = {"text_config": {"model_type": "qwen3"}}
+
+
+def config_with(*overrides: str) -> RunConfig:
+    return parse_config(apply_overrides(VALUES, overrides))
+
+
+def experts(num_experts: int = 8, num_active: int = 2) -> dict[str, Any]:
+    return {"text_config": {"num_experts": num_experts, "num_experts_per_tok": num_active}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hf_config"),
+    [
+        ((), experts()),
+        (("parallel.expert=8",), experts()),
+        (("routing.guidance_fraction=0.75",), experts()),
+        (("routing.guidance_fraction=0.9", "routing.guidance=multinomial"), experts()),
+        (("routing.guidance_fraction=0.29",), experts(100, 71)),
+        (("routing.likelihood=set",), experts(8, 4)),
+        (("routing.guidance_fraction=0",), experts(2, 2)),
+        (("method=sft",), DENSE),
+        (("precision=bf16",), experts()),
+        (("training.updates_per_rollout=2",), experts()),
+        (("training.prompts_per_step=8", "training.micro_batch_prompts=16"), experts()),
+    ],
+)
+def test_check_config_accepts(overrides: tuple[str, ...], hf_config: dict[str, Any]) -> None:
+    check_config(config_with(*overrides), hf_config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hf_config", "message"),
+    [
+        ((), experts(2, 3), "K=3, N=2(?s:.*)K <= N"),
+        (("parallel.expert=3",), experts(), "8 experts, parallel.expert=3(?s:.*)one of 1, 2, 4, 8"),
+        (("parallel.expert=16",), experts(), "one of 1, 2, 4, 8"),
+        (("routing.guidance_fraction=0.876",), experts(), "1 of 8 experts open(?s:.*)guidance_fraction <= 0.75"),
+        (("routing.guidance_fraction=0.5",), experts(2, 2), "1 of 2"),
+        (("routing.likelihood=set",), experts(8, 5), "K=5(?s:.*)K <= 4(?s:.*)plackett_luce"),
+        ((), DENSE, "has none(?s:.*)upcycle"),
+        (("method=sft", "parallel.expert=2"), DENSE, "needs experts(?s:.*)parallel.expert=1"),
+        (("precision=bf16", "training.updates_per_rollout=2"), experts(), "exact old log-probs"),
+        (("training.prompts_per_step=24", "training.micro_batch_prompts=16"), experts(), "equal micro-batches"),
+    ],
+)
+def test_check_config_refuses(overrides: tuple[str, ...], hf_config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_config(config_with(*overrides), hf_config)
+
+
+def test_check_config_reads_the_expert_count_under_transformers_other_name() -> None:
+    with pytest.raises(ConfigError, match="6 experts"):
+        check_config(
+            config_with("parallel.expert=4"), {"text_config": {"num_local_experts": 6, "num_experts_per_tok": 2}}
+        )
+
+
+@pytest.mark.parametrize(("prompts", "micro_batch", "ranks"), [(32, 16, 2), (32, 16, 32), (6, 4, 2), (8, 1, 1)])
+def test_check_data_parallel_accepts_equal_shares(prompts: int, micro_batch: int, ranks: int) -> None:
+    check_data_parallel(
+        config_with(f"training.prompts_per_step={prompts}", f"training.micro_batch_prompts={micro_batch}"), ranks
+    )
+
+
+@pytest.mark.parametrize(("prompts", "micro_batch", "ranks"), [(32, 16, 3), (2, 1, 4), (12, 4, 2), (5, 2, 1)])
+def test_check_data_parallel_refuses_unequal_shares(prompts: int, micro_batch: int, ranks: int) -> None:
+    config = config_with(f"training.prompts_per_step={prompts}", f"training.micro_batch_prompts={micro_batch}")
+    with pytest.raises(ConfigError, match=f"prompts_per_step={prompts}, {ranks} data-parallel ranks"):
+        check_data_parallel(config, ranks)
