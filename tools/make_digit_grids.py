@@ -17,16 +17,30 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to make; must not exist")
     parser.add_argument("--train", type=int, default=8000, help="train questions (default %(default)s)")
     parser.add_argument("--test", type=int, default=2000, help="test questions (default %(default)s)")
-    parser.add_argument("--pretrain", type=int, default=0,
-                        help="more clear grids of the train split's digits, for a dense start (default %(default)s)")
+    parser.add_argument(
+        "--pretrain",
+        type=int,
+        default=0,
+        help="more clear grids of the train split's digits, for a dense start (default %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--cameras", nargs="+", choices=list(CAMERAS), default=list(CAMERAS), help="default: all")
     parser.add_argument("--scale", type=int, default=2, help="pixels a source pixel becomes (default %(default)s)")
     options = parser.parse_args()
     try:
-        with tqdm(total=(options.train + options.test) * len(options.cameras) + options.pretrain, unit="picture") as bar:
-            write_digit_grids(options.out, options.train, options.test, options.seed, tuple(options.cameras),
-                              options.scale, on_written=bar.update, num_pretrain=options.pretrain)
+        with tqdm(
+            total=(options.train + options.test) * len(options.cameras) + options.pretrain, unit="picture"
+        ) as bar:
+            write_digit_grids(
+                options.out,
+                options.train,
+                options.test,
+                options.seed,
+                tuple(options.cameras),
+                options.scale,
+                on_written=bar.update,
+                num_pretrain=options.pretrain,
+            )
     except DataError as error:
         print(error, file=sys.stderr)
         return 1

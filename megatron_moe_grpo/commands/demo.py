@@ -111,10 +111,11 @@ def _dense_steps(out: Path, seed: int) -> list[Step]:
         _train("supervised training on clear pictures, until competent but not finished", "1_dense_sft", out, seed,
                out / "dense_start", "clear", "pretrain"),
         Step("export the dense model",
-             (*ONE_PROCESS, "export", str(_last_checkpoint(out, "dense_sft")), str(out / "dense_hf")), out / "dense_hf"),
+             (*ONE_PROCESS, "export", str(_last_checkpoint(out, "dense_sft")), str(out / "dense_hf")),
+             out / "dense_hf"),
         Step("the dense model meets a washed-out camera",
-             (*ONE_PROCESS, "evaluate", str(out / "dense_hf"), "--data", str(out / "data" / "washed_out" / "test.jsonl"),
-              "--out", str(out / "answers_dense.jsonl")),
+             (*ONE_PROCESS, "evaluate", str(out / "dense_hf"),
+              "--data", str(out / "data" / "washed_out" / "test.jsonl"), "--out", str(out / "answers_dense.jsonl")),
              out / "answers_dense.jsonl"),
     ]  # fmt: skip
 
@@ -129,9 +130,7 @@ def _upcycling_steps(out: Path, seed: int) -> list[Step]:
     ]  # fmt: skip
 
 
-def _train(
-    title: str, recipe: str, out: Path, seed: int, checkpoint: Path, camera: str, split: str = "train"
-) -> Step:
+def _train(title: str, recipe: str, out: Path, seed: int, checkpoint: Path, camera: str, split: str = "train") -> Step:
     """A recipe of examples/demo with this demo's folders."""
     name = recipe.partition("_")[2]
     settings = {

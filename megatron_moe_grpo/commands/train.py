@@ -8,8 +8,14 @@ from megatron_moe_grpo.config import load_config
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("config", help="YAML recipe, see examples/")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-                        help="override one setting, e.g. --set parallel.expert=1")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one setting, e.g. --set parallel.expert=1",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

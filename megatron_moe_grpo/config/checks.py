@@ -10,7 +10,10 @@ from megatron_moe_grpo.errors import ConfigError
 def check_config(config: RunConfig, hf_config: Mapping[str, Any]) -> None:
     """Raises ConfigError, before anything is built, for settings that contradict each other or the model."""
     training = config.training
-    if training.prompts_per_step % training.micro_batch_prompts and training.micro_batch_prompts < training.prompts_per_step:
+    if (
+        training.prompts_per_step % training.micro_batch_prompts
+        and training.micro_batch_prompts < training.prompts_per_step
+    ):
         raise ConfigError(
             "a step's prompts cannot be cut into equal micro-batches",
             got=f"training.prompts_per_step={training.prompts_per_step}, "
@@ -60,7 +63,9 @@ def _check_dense(config: RunConfig) -> None:
 
 def _check_experts(config: RunConfig, num_experts: int, num_active: int) -> None:
     if num_active > num_experts:
-        raise ConfigError("more experts active than there are", got=f"K={num_active}, N={num_experts}", expected="K <= N")
+        raise ConfigError(
+            "more experts active than there are", got=f"K={num_active}, N={num_experts}", expected="K <= N"
+        )
     if num_experts % config.parallel.expert:
         divisors = [size for size in range(1, num_experts + 1) if num_experts % size == 0]
         raise ConfigError(
@@ -80,5 +85,7 @@ def _check_experts(config: RunConfig, num_experts: int, num_active: int) -> None
     if routing.likelihood == "set" and num_active > 4:
         raise ConfigError(
             "the likelihood of an unordered set sums over K! orders",
-            got=f"K={num_active}", expected="K <= 4", remedy="use routing.likelihood=plackett_luce",
+            got=f"K={num_active}",
+            expected="K <= 4",
+            remedy="use routing.likelihood=plackett_luce",
         )

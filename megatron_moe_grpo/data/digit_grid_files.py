@@ -1,9 +1,9 @@
 """The digit grids as PNG and JSONL files, one folder a camera, in the row format users bring their own data in.
 
-    OUT/dataset.json                        seed, counts, SHA-256 of every JSONL file
-    OUT/<camera>/{train,test}.jsonl
-    OUT/<camera>/images/{train,test}/00000.png
-    OUT/clear/pretrain.jsonl                more grids of the train split's digits, for the dense start
+OUT/dataset.json                        seed, counts, SHA-256 of every JSONL file
+OUT/<camera>/{train,test}.jsonl
+OUT/<camera>/images/{train,test}/00000.png
+OUT/clear/pretrain.jsonl                more grids of the train split's digits, for the dense start
 """
 
 import hashlib
@@ -71,8 +71,11 @@ def write_digit_grids(
 def _refuse_unusable(out: Path, num_train: int, num_test: int, cameras: tuple[CameraName, ...], scale: int) -> None:
     unknown = [camera for camera in cameras if camera not in CAMERAS]
     if unknown or not cameras or len(set(cameras)) != len(cameras):
-        raise DataError("cameras cannot be used", got=", ".join(cameras) or "none",
-                        expected=f"some of {', '.join(CAMERAS)}, each once")
+        raise DataError(
+            "cameras cannot be used",
+            got=", ".join(cameras) or "none",
+            expected=f"some of {', '.join(CAMERAS)}, each once",
+        )
     if min(num_train, num_test, scale) < 1:
         raise DataError("counts and scale must be at least 1", got=f"{num_train} train, {num_test} test, scale {scale}")
     if out.exists():
@@ -80,7 +83,12 @@ def _refuse_unusable(out: Path, num_train: int, num_test: int, cameras: tuple[Ca
 
 
 def _write_split(
-    folder: Path, split: SplitName, camera: CameraName, grids: list[Grid], seed: int, scale: int,
+    folder: Path,
+    split: SplitName,
+    camera: CameraName,
+    grids: list[Grid],
+    seed: int,
+    scale: int,
     on_written: Callable[[], None],
 ) -> Path:
     """Writes one JSONL file with its pictures; returns its path."""

@@ -20,7 +20,14 @@ SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L")
 # What Pillow 13 raises on damaged files of the four formats.  24,000 files with flipped bytes gave OSError (98 %),
 # DecompressionBombError, SyntaxError, ValueError, struct.error and TypeError (damaged EXIF); the rest are their kin.
 DECODE_ERRORS = (
-    OSError, Image.DecompressionBombError, SyntaxError, ValueError, struct.error, TypeError, EOFError, LookupError,
+    OSError,
+    Image.DecompressionBombError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    TypeError,
+    EOFError,
+    LookupError,
     ArithmeticError,
 )
 
@@ -41,8 +48,10 @@ def read_image(path: Path) -> Image.Image:
             return _to_rgb(ImageOps.exif_transpose(image))
     except DECODE_ERRORS as error:
         raise DataError(
-            f"the image {path} cannot be decoded", got=f"{type(error).__name__}: {error}",
-            expected=f"a whole {', '.join(FORMATS)} file", remedy="replace the file, or skip the row",
+            f"the image {path} cannot be decoded",
+            got=f"{type(error).__name__}: {error}",
+            expected=f"a whole {', '.join(FORMATS)} file",
+            remedy="replace the file, or skip the row",
         ) from error
 
 
@@ -54,8 +63,12 @@ def check_image(path: Path) -> None:
 def _refuse_unusable(image: Image.Image, path: Path) -> None:
     """Looks at the header only, before memory is spent."""
     if image.width * image.height > MAX_PIXELS:
-        raise DataError(f"the image {path} is too large", got=f"{image.width} x {image.height} pixels",
-                        expected=f"at most {MAX_PIXELS} pixels", remedy="scale it down, or skip the row")
+        raise DataError(
+            f"the image {path} is too large",
+            got=f"{image.width} x {image.height} pixels",
+            expected=f"at most {MAX_PIXELS} pixels",
+            remedy="scale it down, or skip the row",
+        )
     try:
         image.seek(1)
     except EOFError:

@@ -35,7 +35,9 @@ def normalise_options(options: Sequence[str], place: RowPlace) -> tuple[str, ...
         letters = "".join(match[1] for match in matches if match)
         if letters != string.ascii_uppercase[: len(options)]:
             raise place.problem(
-                "options", "the letters of the options are not A, B, C, ... in order", got=shown(list(options)),
+                "options",
+                "the letters of the options are not A, B, C, ... in order",
+                got=shown(list(options)),
                 remedy="reorder them, or remove the letters and they are added in the order given",
             )
         texts = [" ".join(match[2].split()) for match in matches if match]
@@ -49,12 +51,20 @@ def _refuse_unusable_texts(texts: list[str], place: RowPlace) -> None:
         if not text:
             raise place.problem("options", f"option {letter} is empty", got=shown(texts))
         if IMAGE_TAG in text:
-            raise place.problem("options", f"option {letter} holds an image tag", got=shown(text),
-                                remedy="put the pictures into the problem and name them in the options")
+            raise place.problem(
+                "options",
+                f"option {letter} holds an image tag",
+                got=shown(text),
+                remedy="put the pictures into the problem and name them in the options",
+            )
         if text in texts[:index]:
             twin = string.ascii_uppercase[texts.index(text)]
-            raise place.problem("options", f"options {twin} and {letter} are the same", got=shown(texts),
-                                remedy="make them differ, or drop one")
+            raise place.problem(
+                "options",
+                f"options {twin} and {letter} are the same",
+                got=shown(texts),
+                remedy="make them differ, or drop one",
+            )
 
 
 def take_option_lines(problem: str) -> tuple[str, list[str]]:
@@ -94,13 +104,21 @@ def solution_letter(solution: str, options: tuple[str, ...], place: RowPlace) ->
         return readings.pop()
     if readings:
         raise place.problem(
-            "solution", f"it can be read as {' or '.join(sorted(readings))}", got=shown(solution),
-            expected=shown(list(options)), remedy="write the letter and the text: 'B. text'",
+            "solution",
+            f"it can be read as {' or '.join(sorted(readings))}",
+            got=shown(solution),
+            expected=shown(list(options)),
+            remedy="write the letter and the text: 'B. text'",
         )
     match = LETTER_ALONE.fullmatch(text)
     what = f"there is no option {match[1]}" if match else "the solution is none of the options"
-    raise place.problem("solution", what, got=shown(solution), expected=shown(list(options)),
-                        remedy="write the capital letter of the right option, or its exact text")
+    raise place.problem(
+        "solution",
+        what,
+        got=shown(solution),
+        expected=shown(list(options)),
+        remedy="write the capital letter of the right option, or its exact text",
+    )
 
 
 def _readings(text: str, options: tuple[str, ...]) -> set[str]:

@@ -20,8 +20,10 @@ class BatchOrder:
 
     def __post_init__(self) -> None:
         if self.num_rows < 1 or self.rows_per_step < 1:
-            raise DataError("a batch order needs at least one row and one row a step",
-                            got=f"{self.num_rows} rows, {self.rows_per_step} a step")
+            raise DataError(
+                "a batch order needs at least one row and one row a step",
+                got=f"{self.num_rows} rows, {self.rows_per_step} a step",
+            )
 
     def indices(self, step: int) -> list[int]:
         """Rows of optimizer step `step` (from 0), in order; `rows_per_step` of them."""

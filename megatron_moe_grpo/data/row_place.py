@@ -20,8 +20,12 @@ class RowPlace:
     ) -> DataError:
         """The DataError to raise: names file, line, id and field."""
         name = f" (id {self.row_id!r})" if self.row_id is not None else ""
-        return DataError(f"{self.source}:{self.line_number}{name}, field {field!r}: {what}", got=got, expected=expected,
-                         remedy=remedy)
+        return DataError(
+            f"{self.source}:{self.line_number}{name}, field {field!r}: {what}",
+            got=got,
+            expected=expected,
+            remedy=remedy,
+        )
 
 
 def shown(value: object) -> str:

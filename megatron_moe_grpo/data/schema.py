@@ -49,9 +49,12 @@ def parse_row(raw: Mapping[str, Any], line_number: int, source: str, image_root:
     image_paths = tuple(resolve_image_path(text, image_root, place) for text in _image_texts(raw, place))
     num_tags = problem.count(IMAGE_TAG)
     if num_tags not in (0, len(image_paths)):
-        raise place.problem("problem", "the number of <image> tags is not the number of images",
-                            got=f"{num_tags} tags, {len(image_paths)} images",
-                            remedy="write one <image> for every image, or none at all")
+        raise place.problem(
+            "problem",
+            "the number of <image> tags is not the number of images",
+            got=f"{num_tags} tags, {len(image_paths)} images",
+            remedy="write one <image> for every image, or none at all",
+        )
     if not problem.replace(IMAGE_TAG, "").strip():
         raise place.problem("problem", "the question is empty")
     return Row(
@@ -86,9 +89,13 @@ def _question_and_solution(raw: Mapping[str, Any], place: RowPlace) -> tuple[str
         raise place.problem("conversations", "wrong type", got=shown(turns), expected="a list of turns")
     speakers = [turn.get("from") for turn in turns]
     if speakers != ["human", "gpt"]:
-        raise place.problem("conversations", "not one question with one answer", got=f"speakers {shown(speakers)}",
-                            expected='[{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]',
-                            remedy="make one row of every question")
+        raise place.problem(
+            "conversations",
+            "not one question with one answer",
+            got=f"speakers {shown(speakers)}",
+            expected='[{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]',
+            remedy="make one row of every question",
+        )
     return _text(turns[0], "value", place), _text(turns[1], "value", place)
 
 
@@ -98,16 +105,24 @@ def _options(raw: Mapping[str, Any], problem: str, place: RowPlace) -> tuple[str
     if options is None:
         problem, options = take_option_lines(problem)
         if not options:
-            raise place.problem("options", "the row has no options", expected="a list of texts",
-                                remedy='add "options", or write them as lines "A. ..", "B. .." in the question')
+            raise place.problem(
+                "options",
+                "the row has no options",
+                expected="a list of texts",
+                remedy='add "options", or write them as lines "A. ..", "B. .." in the question',
+            )
     return problem, normalise_options(_texts(options, "options", place), place)
 
 
 def _image_texts(raw: Mapping[str, Any], place: RowPlace) -> list[str]:
     for key in ("video", "videos"):
         if raw.get(key):
-            raise place.problem(key, "videos are not read", got=shown(raw[key]),
-                                remedy="store up to 8 frames as pictures and list them in images")
+            raise place.problem(
+                key,
+                "videos are not read",
+                got=shown(raw[key]),
+                remedy="store up to 8 frames as pictures and list them in images",
+            )
     given = [key for key in ("image", "images") if raw.get(key) is not None]
     if len(given) == 2:
         raise place.problem("images", "given beside image", remedy="keep one of the two")
@@ -141,8 +156,9 @@ def _texts(value: object, key: str, place: RowPlace) -> list[str]:
 
 def _refuse_unless_text(value: object, key: str, place: RowPlace) -> None:
     if not isinstance(value, str):
-        raise place.problem(key, "wrong type", got=f"{type(value).__name__} {shown(value)}", expected="text",
-                            remedy="put it in quotes")
+        raise place.problem(
+            key, "wrong type", got=f"{type(value).__name__} {shown(value)}", expected="text", remedy="put it in quotes"
+        )
     # json reads "\ud800"; no tokenizer and no file can take it.
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise place.problem(key, "half of a surrogate pair", got=shown(value), expected="text that UTF-8 can write")

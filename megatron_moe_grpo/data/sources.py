@@ -99,8 +99,12 @@ def rows_to_dataset(rows: Sequence[Row], image_root: Path) -> datasets.Dataset:
     root = image_root.resolve()
     records = [
         {
-            "id": row.id, "problem": row.problem, "solution": row.solution, "problem_type": row.problem_type,
-            "options": list(row.options), "images": [str(path.relative_to(root)) for path in row.image_paths],
+            "id": row.id,
+            "problem": row.problem,
+            "solution": row.solution,
+            "problem_type": row.problem_type,
+            "options": list(row.options),
+            "images": [str(path.relative_to(root)) for path in row.image_paths],
         }
         for row in rows
     ]
@@ -116,7 +120,8 @@ def _raw_rows(source: Path) -> RawRows:
         return _saved_rows(source)
     if not source.is_file():
         raise DataError(
-            f"the data file {source} does not exist", expected="a .jsonl or .json file, or a folder from save_to_disk",
+            f"the data file {source} does not exist",
+            expected="a .jsonl or .json file, or a folder from save_to_disk",
             remedy="for a hub dataset: datasets.load_dataset(NAME, split=...).save_to_disk(FOLDER), then give FOLDER",
         )
     return _list_rows(source) if source.suffix == ".json" else _line_rows(source)
@@ -133,16 +138,23 @@ def _list_rows(source: Path) -> RawRows:
     place = RowPlace(str(source), 1)
     entries = _parse_json(source.read_bytes(), place)
     if not isinstance(entries, list):
-        raise place.problem("row", "a .json file must hold one list of rows", got=shown(entries),
-                            remedy="name a file with one row a line .jsonl")
+        raise place.problem(
+            "row",
+            "a .json file must hold one list of rows",
+            got=shown(entries),
+            remedy="name a file with one row a line .jsonl",
+        )
     for number, entry in enumerate(entries, start=1):
         yield number, partial(_as_row, entry, RowPlace(str(source), number))
 
 
 def _saved_rows(folder: Path) -> RawRows:
     if not (folder / "state.json").is_file():
-        raise DataError(f"{folder} is not a folder written by Dataset.save_to_disk", expected="state.json in it",
-                        remedy="save one split: dataset['train'].save_to_disk(FOLDER)")
+        raise DataError(
+            f"{folder} is not a folder written by Dataset.save_to_disk",
+            expected="state.json in it",
+            remedy="save one split: dataset['train'].save_to_disk(FOLDER)",
+        )
     # A column of pictures stays {bytes, path}, which the row reader refuses by name, instead of being decoded here.
     table = datasets.load_from_disk(str(folder))
     for name, feature in table.features.items():
@@ -158,8 +170,9 @@ def _parse_json(line: bytes, place: RowPlace) -> object:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twin_keys)
     # ValueError: syntax, UTF-8, 5,000-digit numbers and the two refusals; RecursionError: 100,000 brackets
     except (ValueError, RecursionError) as error:
-        raise place.problem("row", "not valid JSON", got=f"{type(error).__name__}: {error}",
-                            expected="one JSON object a line, in UTF-8") from error
+        raise place.problem(
+            "row", "not valid JSON", got=f"{type(error).__name__}: {error}", expected="one JSON object a line, in UTF-8"
+        ) from error
 
 
 def _parse_row_line(line: bytes, place: RowPlace) -> dict[str, Any]:
@@ -168,8 +181,13 @@ def _parse_row_line(line: bytes, place: RowPlace) -> dict[str, Any]:
 
 def _as_row(value: object, place: RowPlace) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise place.problem("row", "not a JSON object", got=shown(value), expected='{"id": ..., "problem": ..., ...}',
-                            remedy="a file that holds one list of rows must be named .json")
+        raise place.problem(
+            "row",
+            "not a JSON object",
+            got=shown(value),
+            expected='{"id": ..., "problem": ..., ...}',
+            remedy="a file that holds one list of rows must be named .json",
+        )
     return value
 
 
@@ -187,8 +205,9 @@ def _refuse_twin_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_duplicate(row: Row, seen_ids: dict[str, int], place: RowPlace) -> None:
     if row.id in seen_ids:
-        raise place.problem("id", "the id stands twice", got=shown(row.id),
-                            expected=f"an id unlike that of line {seen_ids[row.id]}")
+        raise place.problem(
+            "id", "the id stands twice", got=shown(row.id), expected=f"an id unlike that of line {seen_ids[row.id]}"
+        )
 
 
 def _check_images(row: Row, checked_images: set[Path], place: RowPlace) -> None:
@@ -198,8 +217,9 @@ def _check_images(row: Row, checked_images: set[Path], place: RowPlace) -> None:
         try:
             check_image(path)
         except DataError as error:
-            raise place.problem("image", error.what, got=error.got, expected=error.expected,
-                                remedy=error.remedy) from error
+            raise place.problem(
+                "image", error.what, got=error.got, expected=error.expected, remedy=error.remedy
+            ) from error
         checked_images.add(path)
 
 

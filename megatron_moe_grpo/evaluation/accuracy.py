@@ -89,8 +89,10 @@ def wilson_interval(num_correct: int, num_examples: int) -> tuple[float, float]:
     (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), with p = num_correct / n and z = 1.96.
     """
     if num_examples <= 0 or not 0 <= num_correct <= num_examples:
-        raise DataError("a share needs 0 <= right answers <= examples, and one example at least",
-                        got=f"{num_correct} of {num_examples}")
+        raise DataError(
+            "a share needs 0 <= right answers <= examples, and one example at least",
+            got=f"{num_correct} of {num_examples}",
+        )
     share, z2_over_n = num_correct / num_examples, Z_95**2 / num_examples
     centre = share + z2_over_n / 2
     half_width = Z_95 * math.sqrt(share * (1 - share) / num_examples + z2_over_n / (4 * num_examples))
@@ -102,8 +104,11 @@ def mean_with_interval(values: Sequence[float]) -> MeanInterval:
     """Mean over seeds with the 95 % t interval: mean +- t_{0.975, n-1} s / sqrt(n), s the n-1 standard deviation."""
     num_values = len(values)
     if num_values < 2:
-        raise DataError("an interval over seeds takes at least two of them", got=list(values),
-                        remedy="run more seeds, or report the single value with its Wilson interval")
+        raise DataError(
+            "an interval over seeds takes at least two of them",
+            got=list(values),
+            remedy="run more seeds, or report the single value with its Wilson interval",
+        )
     mean = math.fsum(values) / num_values
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (num_values - 1))
     half_width = float(stdtrit(num_values - 1, 0.975)) * std / math.sqrt(num_values)

@@ -56,14 +56,24 @@ def write_report(run_folder: Path) -> Path:
     sections.append(_expert_section(metrics, missing))
     examples_step, examples = _examples(run_folder, missing)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = environment.get_template("report.html.j2").render(
-        name=config["name"], method=config["method"], config=config_text, version=__version__,
-        started=_date((run_folder / "config.yaml").stat().st_mtime), written=_date(datetime.now().timestamp()),
-        facts=_facts(config, metrics, run_folder), sections=[section for section in sections if section.figures],
-        examples=examples, examples_step=examples_step, missing=missing,
+        name=config["name"],
+        method=config["method"],
+        config=config_text,
+        version=__version__,
+        started=_date((run_folder / "config.yaml").stat().st_mtime),
+        written=_date(datetime.now().timestamp()),
+        facts=_facts(config, metrics, run_folder),
+        sections=[section for section in sections if section.figures],
+        examples=examples,
+        examples_step=examples_step,
+        missing=missing,
     )
     path = run_folder / "report.html"
     temporary = path.with_name("report.html.tmp")
@@ -77,8 +87,11 @@ def _curve_section(section: CurveSection, metrics: Metrics, missing: list[str]) 
     for curve in section.curves:
         series = list(_series(curve, metrics))
         if series:
-            figures.append(line_figure(curve.title, curve.caption, curve.y_label, series, is_log=curve.is_log,
-                                       is_share=curve.is_share))
+            figures.append(
+                line_figure(
+                    curve.title, curve.caption, curve.y_label, series, is_log=curve.is_log, is_share=curve.is_share
+                )
+            )
         else:
             missing.append(f"{curve.title}: metrics.jsonl has no {' or '.join(curve.keys)}.")
     return Section(section.title, section.text, figures)
@@ -108,16 +121,24 @@ def _expert_section(metrics: Metrics, missing: list[str]) -> Section:
         figures.extend([_task_map(evaluations), _divergence_curve(evaluations)])
     else:
         missing.append("Experts by problem type: metrics.jsonl has no eval_expert_counts_by_type with two types.")
-    return Section("Which experts answer", "Deterministic top-K selections on held-out rows, vision and text tokens.",
-                   figures)
+    return Section(
+        "Which experts answer", "Deterministic top-K selections on held-out rows, vision and text tokens.", figures
+    )
 
 
 def _layer_map(evaluations: Metrics) -> ReportFigure:
-    maps = [(f"step {line['step']}", expert_utilisation(line["eval_expert_counts_LN"]).numpy())
-            for line in _first_and_last(evaluations)]
+    maps = [
+        (f"step {line['step']}", expert_utilisation(line["eval_expert_counts_LN"]).numpy())
+        for line in _first_and_last(evaluations)
+    ]
     labels = [str(layer) for layer in range(len(maps[0][1]))]
-    return heat_map_figure("Token-level expert utilisation", "Share of each layer's selections, first and last "
-                           "evaluation (MoE-GRPO Fig. 4). Rows add up to 100 %.", maps, "MoE layer", labels)
+    return heat_map_figure(
+        "Token-level expert utilisation",
+        "Share of each layer's selections, first and last evaluation (MoE-GRPO Fig. 4). Rows add up to 100 %.",
+        maps,
+        "MoE layer",
+        labels,
+    )
 
 
 def _task_map(evaluations: Metrics) -> ReportFigure:
@@ -128,15 +149,22 @@ def _task_map(evaluations: Metrics) -> ReportFigure:
         # The last layer: the same number names other experts in other layers, so layers cannot be joined in one map.
         shares = [expert_utilisation(by_type[label])[-1].numpy() for label in labels]
         maps.append((f"step {line['step']}", np.stack(shares)))
-    return heat_map_figure("Expert utilisation by problem type, last layer", "Share of the last MoE layer's selections "
-                           "(after MoE-GRPO Fig. 5). Rows add up to 100 %.", maps, "problem type", labels)
+    return heat_map_figure(
+        "Expert utilisation by problem type, last layer",
+        "Share of the last MoE layer's selections (after MoE-GRPO Fig. 5). Rows add up to 100 %.",
+        maps,
+        "problem type",
+        labels,
+    )
 
 
 def _divergence_curve(evaluations: Metrics) -> ReportFigure:
     values = [mean_jensen_shannon_divergence_nats(line["eval_expert_counts_by_type"]) for line in evaluations]
     series = Series("divergence", [line["step"] for line in evaluations], values)
-    caption = ("Mean Jensen-Shannon divergence between the types' expert shares, over layers and pairs of types "
-               "(MoE-GRPO Fig. 5); 0 alike, 0.693 disjoint.")
+    caption = (
+        "Mean Jensen-Shannon divergence between the types' expert shares, over layers and pairs of types "
+        "(MoE-GRPO Fig. 5); 0 alike, 0.693 disjoint."
+    )
     return line_figure("Specialisation by problem type", caption, "divergence (nats)", [series])
 
 
@@ -175,7 +203,9 @@ def _read_config(run_folder: Path) -> str:
     path = run_folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(
-            "this is not a run folder", got=run_folder, expected="a folder with config.yaml and metrics.jsonl",
+            "this is not a run folder",
+            got=run_folder,
+            expected="a folder with config.yaml and metrics.jsonl",
             remedy="name one run's folder, say runs/NAME",
         )
     return path.read_text(encoding="utf-8")
@@ -190,8 +220,12 @@ def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
         try:
             yield json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{path.name}, line {number}, is damaged", got=line[:80], expected="one JSON object",
-                            remedy=f"delete that line of {path}") from error
+            raise DataError(
+                f"{path.name}, line {number}, is damaged",
+                got=line[:80],
+                expected="one JSON object",
+                remedy=f"delete that line of {path}",
+            ) from error
 
 
 def _with_numbers(value: Any) -> Any:

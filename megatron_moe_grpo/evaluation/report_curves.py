@@ -26,57 +26,120 @@ class CurveSection:
 
 
 LEARNING = CurveSection(
-    "Does it learn", "",
+    "Does it learn",
+    "",
     (
-        Curve("Reward, mean", "Mean over the step's rollouts (MoE-GRPO Fig. 3a).", "reward",
-              {"reward_mean": "mean reward"}),
-        Curve("Reward, standard deviation", "Within a group, mean over groups (MoE-GRPO Fig. 3b).", "reward",
-              {"reward_std": "standard deviation"}),
-        Curve("Held-out accuracy", "Greedy tokens and top-K experts; dashed: the same model shown blank images.",
-              "share of right answers", {"eval_accuracy": "with images", "eval_blank_accuracy": "blank images"},
-              controls=frozenset({"eval_blank_accuracy"}), is_share=True),
-        Curve("Held-out accuracy by problem type", "The same evaluations, apart.", "share of right answers",
-              {"eval_accuracy_by_type": "accuracy"}, is_share=True),
-        Curve("Answer accuracy in training", "Supervised runs: share of answers that the model ranks first.",
-              "share of right answers", {"answer_accuracy": "training rows"}, is_share=True),
+        Curve(
+            "Reward, mean",
+            "Mean over the step's rollouts (MoE-GRPO Fig. 3a).",
+            "reward",
+            {"reward_mean": "mean reward"},
+        ),
+        Curve(
+            "Reward, standard deviation",
+            "Within a group, mean over groups (MoE-GRPO Fig. 3b).",
+            "reward",
+            {"reward_std": "standard deviation"},
+        ),
+        Curve(
+            "Held-out accuracy",
+            "Greedy tokens and top-K experts; dashed: the same model shown blank images.",
+            "share of right answers",
+            {"eval_accuracy": "with images", "eval_blank_accuracy": "blank images"},
+            controls=frozenset({"eval_blank_accuracy"}),
+            is_share=True,
+        ),
+        Curve(
+            "Held-out accuracy by problem type",
+            "The same evaluations, apart.",
+            "share of right answers",
+            {"eval_accuracy_by_type": "accuracy"},
+            is_share=True,
+        ),
+        Curve(
+            "Answer accuracy in training",
+            "Supervised runs: share of answers that the model ranks first.",
+            "share of right answers",
+            {"answer_accuracy": "training rows"},
+            is_share=True,
+        ),
     ),
 )
 SIGNAL = CurveSection(
-    "Is the signal sound", "",
+    "Is the signal sound",
+    "",
     (
-        Curve("Groups without signal", "Share of groups whose rewards are all equal: they teach nothing.",
-              "share of groups", {"groups_without_signal": "no signal"}, is_share=True),
-        Curve("Rollout against replay", "Largest gap between recorded and replayed log-probabilities on unchanged "
-              "weights: rounding only.", "gap (nats)",
-              {"rollout_train_logprob_gap": "tokens", "rollout_train_selection_logprob_gap": "expert selections"},
-              is_log=True),
-        Curve("Clipped ratios", "Share of ratios outside the trust region.", "share of ratios",
-              {"token_clip_fraction": "tokens", "gate_clip_fraction": "expert selections"}),
-        Curve("Response length", "Mean over rollouts, end of turn included.", "tokens",
-              {"response_tokens_mean": "response"}),
+        Curve(
+            "Groups without signal",
+            "Share of groups whose rewards are all equal: they teach nothing.",
+            "share of groups",
+            {"groups_without_signal": "no signal"},
+            is_share=True,
+        ),
+        Curve(
+            "Rollout against replay",
+            "Largest gap between recorded and replayed log-probabilities on unchanged weights: rounding only.",
+            "gap (nats)",
+            {"rollout_train_logprob_gap": "tokens", "rollout_train_selection_logprob_gap": "expert selections"},
+            is_log=True,
+        ),
+        Curve(
+            "Clipped ratios",
+            "Share of ratios outside the trust region.",
+            "share of ratios",
+            {"token_clip_fraction": "tokens", "gate_clip_fraction": "expert selections"},
+        ),
+        Curve(
+            "Response length",
+            "Mean over rollouts, end of turn included.",
+            "tokens",
+            {"response_tokens_mean": "response"},
+        ),
     ),
 )
 OPTIMISATION = CurveSection(
-    "Optimisation", "",
+    "Optimisation",
+    "",
     (
-        Curve("Losses", "The total adds load balancing, times its coefficient.", "loss",
-              {"loss": "total", "token_loss": "Token-GRPO", "gate_loss": "Gate-GRPO"}),
-        Curve("Load-balancing loss", "Mean over layers, before its coefficient; 1 is even use.", "loss",
-              {"load_balancing_loss": "load balancing"}),
+        Curve(
+            "Losses",
+            "The total adds load balancing, times its coefficient.",
+            "loss",
+            {"loss": "total", "token_loss": "Token-GRPO", "gate_loss": "Gate-GRPO"},
+        ),
+        Curve(
+            "Load-balancing loss",
+            "Mean over layers, before its coefficient; 1 is even use.",
+            "loss",
+            {"load_balancing_loss": "load balancing"},
+        ),
         Curve("Gradient norm", "Global, before clipping.", "L2 norm", {"grad_norm": "gradient"}),
         Curve("Learning rate", "Of the main parameter group.", "learning rate", {"learning_rate": "learning rate"}),
     ),
 )
 EXPERTS = CurveSection(
-    "How evenly experts are used", "",
+    "How evenly experts are used",
+    "",
     (
-        Curve("Router entropy", "Mean entropy of single tokens' router probabilities.", "entropy (nats)",
-              {"router_entropy_nats": "router"}),
-        Curve("Utilisation entropy", "Entropy of the expert shares over all held-out tokens, mean over layers "
-              "(MoE-GRPO Fig. 4); ln 8 = 2.08 would be even use of 8.", "entropy (nats)",
-              {"eval_utilisation_entropy_nats": "utilisation"}),
-        Curve("Busiest expert", "Load of the busiest expert over the mean load; 1 is even.", "ratio",
-              {"expert_load_max_over_mean": "busiest / mean"}),
+        Curve(
+            "Router entropy",
+            "Mean entropy of single tokens' router probabilities.",
+            "entropy (nats)",
+            {"router_entropy_nats": "router"},
+        ),
+        Curve(
+            "Utilisation entropy",
+            "Entropy of the expert shares over all held-out tokens, mean over layers "
+            "(MoE-GRPO Fig. 4); ln 8 = 2.08 would be even use of 8.",
+            "entropy (nats)",
+            {"eval_utilisation_entropy_nats": "utilisation"},
+        ),
+        Curve(
+            "Busiest expert",
+            "Load of the busiest expert over the mean load; 1 is even.",
+            "ratio",
+            {"expert_load_max_over_mean": "busiest / mean"},
+        ),
     ),
 )
 SECTIONS = (LEARNING, SIGNAL, OPTIMISATION, EXPERTS)

@@ -56,8 +56,13 @@ def read_example(sample: Mapping[str, Any], run_folder: Path) -> Example:
             missing.append(Path(text).name)
     differ = sample.get("experts_differ")
     return Example(
-        id=str(sample["id"]), problem_type=sample["problem_type"], problem=sample["problem"],
-        options=list(sample["options"]), solution=sample["solution"], images=images, missing_images=missing,
+        id=str(sample["id"]),
+        problem_type=sample["problem_type"],
+        problem=sample["problem"],
+        options=list(sample["options"]),
+        solution=sample["solution"],
+        images=images,
+        missing_images=missing,
         rollouts=_rollouts(sample["responses"], sample["rewards"]),
         experts_differ=None if differ is None else f"{100 * float(differ):.0f} %",
     )

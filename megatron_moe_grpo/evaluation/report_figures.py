@@ -19,10 +19,21 @@ LOG_FLOOR = 1e-9
 COLOURS = ("#2f6690", "#c8803a", "#5b8c5a", "#8a6a9e", "#6b7785", "#a5443c")
 CONTROL_COLOUR = "#8c959f"
 _STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.edgecolor": "#9aa5b1", "axes.labelcolor": "#1f2933", "xtick.color": "#5f6c7b", "ytick.color": "#5f6c7b",
-    "axes.grid": True, "grid.color": "#e4e8ec", "grid.linewidth": 0.8, "axes.axisbelow": True,
-    "legend.frameon": False, "svg.fonttype": "path", "svg.hashsalt": "report",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9aa5b1",
+    "axes.labelcolor": "#1f2933",
+    "xtick.color": "#5f6c7b",
+    "ytick.color": "#5f6c7b",
+    "axes.grid": True,
+    "grid.color": "#e4e8ec",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "report",
 }
 
 
@@ -108,7 +119,8 @@ def heat_map_figure(
         image = _data_uri(figure)
     rows = [
         [name, label, *(f"{share:.3f}" for share in row)]
-        for name, shares in maps for label, row in zip(row_labels, shares, strict=True)
+        for name, shares in maps
+        for label, row in zip(row_labels, shares, strict=True)
     ]
     columns = ["evaluation", row_name, *(f"expert {number}" for number in range(num_experts))]
     return ReportFigure(title, caption, image, Table(columns, rows), is_wide=True)
@@ -150,8 +162,15 @@ def _write_shares(axes: Axes, shares: np.ndarray, highest: float) -> None:
     if shares.shape[1] > 16:
         return
     for (row, column), share in np.ndenumerate(shares):
-        axes.text(column, row, f"{100 * share:.0f} %", ha="center", va="center", fontsize=8,
-                  color="white" if share > 0.6 * highest else "#1f2933")
+        axes.text(
+            column,
+            row,
+            f"{100 * share:.0f} %",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if share > 0.6 * highest else "#1f2933",
+        )
 
 
 def _ticks(count: int) -> range:

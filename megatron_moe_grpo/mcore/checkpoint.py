@@ -1,10 +1,10 @@
 """Checkpoints: Megatron's distributed format, loadable under any parallel layout, complete or not there at all.
 
-    step_00000100/
-        weights/        model and optimizer, Megatron `torch_dist` shards
-        assets/         config.json, tokenizer and processor files of the Hugging Face model
-        state.json      step, seeds, guidance counts: what is not a tensor of the model
-        manifest.json   SHA-256 of every file; written last, before the folder gets its name
+step_00000100/
+    weights/        model and optimizer, Megatron `torch_dist` shards
+    assets/         config.json, tokenizer and processor files of the Hugging Face model
+    state.json      step, seeds, guidance counts: what is not a tensor of the model
+    manifest.json   SHA-256 of every file; written last, before the folder gets its name
 """
 
 import json
@@ -23,6 +23,7 @@ from megatron_moe_grpo.errors import CheckpointError
 from megatron_moe_grpo.mcore.manifest import verify_manifest, write_manifest
 from megatron_moe_grpo.mcore.optimizer import TrainableModel
 from megatron_moe_grpo.mcore.parallel import on_main_rank
+
 
 def step_folder(parent: Path, step: int) -> Path:
     """Where the checkpoint after `step` steps stands; names sort by step."""
@@ -59,9 +60,7 @@ def save_checkpoint(
     dist.barrier()
 
 
-def load_checkpoint(
-    folder: Path, model: torch.nn.Module, trainable: TrainableModel | None = None
-) -> dict[str, Any]:
+def load_checkpoint(folder: Path, model: torch.nn.Module, trainable: TrainableModel | None = None) -> dict[str, Any]:
     """Fills `model` (and the optimizer, with `trainable`) from `folder` under this run's layout; returns state.json.
 
     Raises CheckpointError, on every rank, before any weight is touched when a file is missing or changed.
@@ -70,7 +69,8 @@ def load_checkpoint(
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if trainable is not None and not state["has_optimizer"]:
         raise CheckpointError(
-            f"{folder} holds no optimizer state", expected="a checkpoint that training wrote",
+            f"{folder} holds no optimizer state",
+            expected="a checkpoint that training wrote",
             remedy="start a new run from it with model.checkpoint instead of resuming",
         )
     sharded = _sharded_state(model, trainable, _metadata(), is_loading=True)
@@ -79,7 +79,8 @@ def load_checkpoint(
     # CheckpointException is a BaseException: `except Exception` would let it end the process without a word.
     except (CheckpointException, CheckpointingException, KeyError, RuntimeError) as error:
         raise CheckpointError(
-            f"the weights in {folder} do not fit this model", got=str(error)[:600],
+            f"the weights in {folder} do not fit this model",
+            got=str(error)[:600],
             expected="a checkpoint of a model with the same config.json",
         ) from error
     model.load_state_dict(loaded["model"])
@@ -131,7 +132,7 @@ def _sharded_state(
 
 
 def _nest_for_layout(loaded: dict[Any, Any], trainable: TrainableModel) -> dict[Any, Any]:
-    """Megatron has one optimizer without expert parallelism and two (dense, expert) with it; common.pt nests accordingly.
+    """Megatron has one optimizer without expert parallelism, two (dense, expert) with it; common.pt nests accordingly.
 
     The moments are layout-free (`fully_reshardable`); only the parameter groups' settings need nesting anew.
     """

@@ -79,7 +79,7 @@ class CpuAttention(MegatronModule):
 
 
 class CpuExperts(SequentialMLP):
-    """SequentialMLP's parameters with the plainest forward: no linear wrappers, no work for empty experts in rollouts."""
+    """SequentialMLP's parameters with the plainest forward: no linear wrappers, no empty experts in rollouts."""
 
     def forward(
         self, hidden_MD: torch.Tensor, tokens_per_expert: torch.Tensor, probs_M: torch.Tensor

@@ -29,8 +29,10 @@ def verify_manifest(folder: Path) -> None:
     manifest = folder / NAME
     if not manifest.is_file():
         raise CheckpointError(
-            f"{folder} is not a complete checkpoint", got=f"no {NAME}",
-            expected=f"a folder that ends with {NAME}", remedy=remedy,
+            f"{folder} is not a complete checkpoint",
+            got=f"no {NAME}",
+            expected=f"a folder that ends with {NAME}",
+            remedy=remedy,
         )
     try:
         files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
@@ -42,15 +44,24 @@ def verify_manifest(folder: Path) -> None:
     for name, (num_bytes, expected_digest) in listed.items():
         path = folder / name
         if not path.is_file():
-            raise CheckpointError(f"{folder} lacks a file", got=f"no {name}", expected="all files of its manifest",
-                                  remedy=remedy)
+            raise CheckpointError(
+                f"{folder} lacks a file", got=f"no {name}", expected="all files of its manifest", remedy=remedy
+            )
         if path.stat().st_size != num_bytes:
-            raise CheckpointError(f"{path} has the wrong size", got=f"{path.stat().st_size} bytes",
-                                  expected=f"{num_bytes} bytes", remedy=remedy)
+            raise CheckpointError(
+                f"{path} has the wrong size",
+                got=f"{path.stat().st_size} bytes",
+                expected=f"{num_bytes} bytes",
+                remedy=remedy,
+            )
         digest = _sha256(path)
         if digest != expected_digest:
-            raise CheckpointError(f"{path} has changed since it was written", got=f"sha256 {digest[:16]}…",
-                                  expected=f"sha256 {expected_digest[:16]}…", remedy=remedy)
+            raise CheckpointError(
+                f"{path} has changed since it was written",
+                got=f"sha256 {digest[:16]}…",
+                expected=f"sha256 {expected_digest[:16]}…",
+                remedy=remedy,
+            )
 
 
 def _sha256(path: Path) -> str:

@@ -109,7 +109,7 @@ def start_parallel(parallel: ParallelConfig, seed: int) -> ParallelLayout:
 
 
 def on_main_rank(work: Callable[[], Result]) -> Result:
-    """`work()` on the main rank, its result on all.  A user's error is raised on every rank: alone, it would hang them."""
+    """`work()` on the main rank, its result on all.  A user's error is raised on all: alone, it would hang them."""
     outcome: list = [None, None]
     if dist.get_rank() == 0:
         try:

@@ -40,7 +40,7 @@ def import_huggingface(source: Path, out: Path) -> None:
 
 
 def export_huggingface(checkpoint: Path, out: Path) -> None:
-    """Writes `out`, a stock Hugging Face folder, from a checkpoint of any parallel layout; optimizer state stays behind."""
+    """Writes `out`, a stock Hugging Face folder, from a checkpoint of any parallel layout; no optimizer state."""
     refuse_existing(out)
     hf_config = read_hf_config(checkpoint / "assets")
     model = load_model(checkpoint)
@@ -60,8 +60,10 @@ def load_megatron_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) 
     missing, unexpected = model.load_state_dict(state, strict=False)
     missing = [key for key in missing if not key.endswith("_extra_state")]
     if missing or unexpected:
-        raise ConversionError("The converted weights do not fit the Megatron model.",
-                              got=f"missing {missing[:5]}, unexpected {unexpected[:5]}")
+        raise ConversionError(
+            "The converted weights do not fit the Megatron model.",
+            got=f"missing {missing[:5]}, unexpected {unexpected[:5]}",
+        )
 
 
 def megatron_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -42,8 +42,9 @@ def read_hf_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConversionError("config.json cannot be read.", got=f"{folder}: {error}",
-                              expected="a Hugging Face model folder") from error
+        raise ConversionError(
+            "config.json cannot be read.", got=f"{folder}: {error}", expected="a Hugging Face model folder"
+        ) from error
     if not isinstance(config, dict):
         raise ConversionError("config.json is not a JSON object.", got=folder / "config.json")
     return config
@@ -59,15 +60,19 @@ def read_hf_state(folder: Path) -> dict[str, Tensor]:
     names = sorted(set(key_to_file.values())) if key_to_file else ["model.safetensors"]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise ConversionError("Weight files are missing.", got=f"{folder} lacks {', '.join(missing)}",
-                              expected="safetensors (other formats are not read, because they can run code)")
+        raise ConversionError(
+            "Weight files are missing.",
+            got=f"{folder} lacks {', '.join(missing)}",
+            expected="safetensors (other formats are not read, because they can run code)",
+        )
     state: dict[str, Tensor] = {}
     for name in names:
         try:
             state.update(load_file(folder / name))
         except (SafetensorError, OSError) as error:
-            raise ConversionError("A weight file is damaged.", got=f"{folder / name}: {error}",
-                                  remedy="copy or download it again") from error
+            raise ConversionError(
+                "A weight file is damaged.", got=f"{folder / name}: {error}", remedy="copy or download it again"
+            ) from error
     lost = sorted(set(key_to_file) - set(state))
     if lost:
         raise ConversionError("Weights named by the index are in no shard.", got=", ".join(lost))

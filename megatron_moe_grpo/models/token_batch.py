@@ -73,7 +73,7 @@ def pad_prompts(
 
     Args:
         prompts: token ids, image tokens in place.
-        images: pixel values [images of the prompt, 3, H, W] of each prompt, in the order of their tokens; None for text.
+        images: pixel values [images of the prompt, 3, H, W] of each prompt, in their tokens' order; None for text.
         tokens_per_image: image tokens that one image stands for.
     """
     length = num_positions or max(len(prompt) for prompt in prompts)

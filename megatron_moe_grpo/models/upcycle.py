@@ -45,8 +45,11 @@ class UpcycleSettings:
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_active <= self.num_experts:
-            raise ConfigError("Active experts must be between one and all.", got=f"K = {self.num_active}, "
-                              f"N = {self.num_experts}", expected="1 <= K <= N")
+            raise ConfigError(
+                "Active experts must be between one and all.",
+                got=f"K = {self.num_active}, N = {self.num_experts}",
+                expected="1 <= K <= N",
+            )
         if self.expert_init not in ("noise", "copy", "drop"):
             raise ConfigError("Unknown expert_init.", got=self.expert_init, expected="noise, copy or drop")
         if not 0 <= self.drop_fraction <= 1 or self.noise_scale < 0 or self.router_init_std < 0:
@@ -118,8 +121,11 @@ def upcycle_state(
         else:
             moe_state[key] = weight
     if len(dense) != num_layers or any(len(parts) != 3 for parts in dense.values()):
-        raise ConversionError("The dense feed-forwards do not fit the config.", got=f"{len(dense)} layers with gate, "
-                              "up or down projections", expected=f"{num_layers} layers with all three")
+        raise ConversionError(
+            "The dense feed-forwards do not fit the config.",
+            got=f"{len(dense)} layers with gate, up or down projections",
+            expected=f"{num_layers} layers with all three",
+        )
     for mlp, parts in sorted(dense.items(), key=lambda item: _layer_number(item[0])):
         moe_state |= _routed_layer(mlp, parts, settings, generator)
     return moe_state, moe_config
@@ -134,8 +140,11 @@ def upcycled_config(hf_config: Mapping[str, Any], settings: UpcycleSettings) -> 
     config = copy.deepcopy(dict(hf_config))
     text = config.get("text_config", {})
     if text.get("model_type") != "qwen3":
-        raise ConfigError("Only a dense Qwen3 text model can be upcycled.",
-                          got=f"text_config.model_type: {text.get('model_type')}", expected="qwen3")
+        raise ConfigError(
+            "Only a dense Qwen3 text model can be upcycled.",
+            got=f"text_config.model_type: {text.get('model_type')}",
+            expected="qwen3",
+        )
     # Qwen3-only keys, which describe sliding attention that is switched off.
     for key in ("layer_types", "max_window_layers"):
         text.pop(key, None)

@@ -26,7 +26,7 @@ class EncodedRow:
 
 
 def check_rows(path: str, data: DataConfig, processing: InternVLProcessing) -> LoadedRows:
-    """Reads and checks every row and picture before any training time is spent; `data.on_bad_row` decides on bad ones."""
+    """Reads and checks every row and picture before training starts; `data.on_bad_row` decides on bad ones."""
 
     def problem_as_prompt(row: Row) -> str | None:
         try:

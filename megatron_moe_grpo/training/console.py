@@ -32,8 +32,14 @@ class StepProgress:
         is_terminal = self._stream.isatty()
         self._is_log = is_shown and not is_terminal
         self._bar = tqdm(
-            total=total_steps, initial=first_step, disable=not (is_shown and is_terminal), file=self._stream,
-            unit="step", dynamic_ncols=True, smoothing=0.1, bar_format=_BAR_FORMAT,
+            total=total_steps,
+            initial=first_step,
+            disable=not (is_shown and is_terminal),
+            file=self._stream,
+            unit="step",
+            dynamic_ncols=True,
+            smoothing=0.1,
+            bar_format=_BAR_FORMAT,
         )
 
     def update(self, step: int, numbers: Mapping[str, float]) -> None:

@@ -99,9 +99,7 @@ def start_run(config: RunConfig) -> Run:
     if text.num_experts is not None:
         counts = ModalityCounts(text.num_layers, text.num_experts, config.routing.guidance_decay)
     first_step = _load_weights(source, folder, trainable, counts)
-    log = open_run_log(
-        folder, config.name, config.model_dump(mode="json"), config.logging, is_writer=layout.is_main
-    )
+    log = open_run_log(folder, config.name, config.model_dump(mode="json"), config.logging, is_writer=layout.is_main)
     log.truncate_after(first_step if first_step > 0 else -1)
     return Run(
         config=config,
@@ -163,9 +161,7 @@ def _list_bad_rows(folder: RunFolder, paths: list[str], loaded: list[LoadedRows]
         print(f"{len(lines)} bad rows skipped, listed in {folder.bad_rows}")
 
 
-def _load_weights(
-    source: Path, folder: RunFolder, trainable: TrainableModel, counts: ModalityCounts | None
-) -> int:
+def _load_weights(source: Path, folder: RunFolder, trainable: TrainableModel, counts: ModalityCounts | None) -> int:
     """Fills the model from the run's newest checkpoint, or from model.checkpoint; returns the steps done."""
     newest = on_main_rank(lambda: newest_checkpoint(folder.checkpoints))
     if newest is None:

@@ -34,7 +34,8 @@ class RunFolder:
         if not is_ours and folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):
             raise ConfigError(
                 "the output folder exists and is not a run folder (no config.yaml in it)",
-                got=folder.root, remedy="choose another one with --set name=... or --set output_dir=...",
+                got=folder.root,
+                remedy="choose another one with --set name=... or --set output_dir=...",
             )
         folder.root.mkdir(parents=True, exist_ok=True)
         write_atomically(folder.config, config_yaml)

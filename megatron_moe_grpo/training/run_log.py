@@ -143,6 +143,8 @@ def _lines(path: Path) -> Iterator[tuple[str, int]]:
             yield line, int(json.loads(line)["step"])
         except (json.JSONDecodeError, TypeError, KeyError) as error:
             raise DataError(
-                f"{path.name}, line {number}, is damaged", got=line.strip()[:80],
-                expected="one JSON object with a step", remedy=f"delete that line of {path} to go on without it",
+                f"{path.name}, line {number}, is damaged",
+                got=line.strip()[:80],
+                expected="one JSON object with a step",
+                remedy=f"delete that line of {path} to go on without it",
             ) from error

@@ -1,4 +1,4 @@
-"""MoE-GRPO training.  The loop reads top to bottom as the method does: roll out, judge, compare, update, learn to guide.
+"""MoE-GRPO training.  The loop reads as the method does: roll out, judge, compare, update, learn to guide.
 
 Deviations from the paper, and choices where it is silent, are listed in docs/method.md.
 """
@@ -57,9 +57,7 @@ def train_grpo(config: RunConfig) -> None:
             metrics |= evaluate_run(run, with_blank=done == config.training.steps)
             log_samples(run, done, rollouts)
         run.log.write(done, metrics)
-        run.log.write_timing(
-            done, {"rollout_s": rolled_out_s - started_s, "update_s": updated_s - rolled_out_s}
-        )
+        run.log.write_timing(done, {"rollout_s": rolled_out_s - started_s, "update_s": updated_s - rolled_out_s})
         shown = ("reward_mean", "groups_without_signal", "eval_accuracy")
         run.progress.update(done, {name: metrics[name] for name in shown if name in metrics})
         if run.is_due(config.training.save_every, done):

@@ -26,14 +26,21 @@ class WandbLog(RunLog):
         self._failure: str | None = None
         try:
             self._run = wandb.init(
-                project=logging.wandb_project, name=run_name, config=dict(config), dir=folder.root, mode=logging.wandb,
-                id=_run_id(folder), resume="allow" if logging.wandb == "online" else None, reinit="create_new",
+                project=logging.wandb_project,
+                name=run_name,
+                config=dict(config),
+                dir=folder.root,
+                mode=logging.wandb,
+                id=_run_id(folder),
+                resume="allow" if logging.wandb == "online" else None,
+                reinit="create_new",
                 settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
             )
             self._run.define_metric("*", step_metric="step")
         except (wandb.errors.Error, OSError) as error:
             raise ConfigError(
-                f"Weights & Biases does not start in mode {logging.wandb!r}", got=f"{type(error).__name__}: {error}",
+                f"Weights & Biases does not start in mode {logging.wandb!r}",
+                got=f"{type(error).__name__}: {error}",
                 remedy="run `wandb login`, or --set logging.wandb=offline (`wandb sync` sends it later), or disabled",
             ) from error
 
@@ -61,7 +68,8 @@ class WandbLog(RunLog):
                 self._failure = f"{type(error).__name__}: {error}"
                 print(
                     f"Weights & Biases stopped working ({self._failure}); training goes on, metrics.jsonl is complete",
-                    file=sys.stderr, flush=True,
+                    file=sys.stderr,
+                    flush=True,
                 )
 
 

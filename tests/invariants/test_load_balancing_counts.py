@@ -1,7 +1,7 @@
 """The load-balancing loss counts what was configured, over the real tokens of all micro-batches, and its gradient fits.
 
 `sampled` counts the experts in the trace, against the masked policy they were drawn from; `top_k` the deterministic
-top-K of the unmasked logits, against their softmax.  Both count each token that is fed to the model once, padding never.
+top-K of the unmasked logits, against their softmax.  Both count each token fed to the model once, padding never.
 """
 
 from dataclasses import dataclass

@@ -93,8 +93,11 @@ class InternVLArchitecture:
         _only(config, "projector_hidden_act", ("gelu",), default="gelu")
         ratio = _value(config, "downsample_ratio", float)
         if ratio <= 0 or (1 / ratio) % 1:
-            raise ConfigError("The pixel shuffle must join whole patches.", got=f"downsample_ratio: {ratio}",
-                              expected="1, 1/2, 1/4, ...")
+            raise ConfigError(
+                "The pixel shuffle must join whole patches.",
+                got=f"downsample_ratio: {ratio}",
+                expected="1, 1/2, 1/4, ...",
+            )
         architecture = cls(
             text=_text_sizes(_value(config, "text_config", dict), config),
             vision=_vision_sizes(_value(config, "vision_config", dict)),
@@ -108,8 +111,11 @@ class InternVLArchitecture:
 
 def _text_sizes(text: Mapping[str, Any], config: Mapping[str, Any]) -> TextSizes:
     if text.get("model_type") == "qwen2":
-        raise ConfigError("Qwen2 language models are not supported yet.", got="text_config.model_type: qwen2",
-                          expected=" or ".join(TEXT_MODELS))
+        raise ConfigError(
+            "Qwen2 language models are not supported yet.",
+            got="text_config.model_type: qwen2",
+            expected=" or ".join(TEXT_MODELS),
+        )
     _only(text, "model_type", TEXT_MODELS)
     _only(text, "hidden_act", ("silu",))
     _only(text, "attention_bias", (False,), default=False)
@@ -131,8 +137,10 @@ def _text_sizes(text: Mapping[str, Any], config: Mapping[str, Any]) -> TextSizes
         **_expert_sizes(text),
     )
     if sizes.num_heads % sizes.num_kv_heads:
-        raise ConfigError("Query heads must divide into the key-value groups.",
-                          got=f"{sizes.num_heads} query heads, {sizes.num_kv_heads} key-value heads")
+        raise ConfigError(
+            "Query heads must divide into the key-value groups.",
+            got=f"{sizes.num_heads} query heads, {sizes.num_kv_heads} key-value heads",
+        )
     return sizes
 
 
@@ -164,8 +172,9 @@ def _rope_theta(text: Mapping[str, Any]) -> float:
     rope = text.get("rope_parameters") or {"rope_theta": text.get("rope_theta"), **(text.get("rope_scaling") or {})}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     if rope_type != "default":
-        raise ConfigError("Scaled rotary embeddings are not supported.", got=f"rope_type: {rope_type}",
-                          expected="rope_type: default")
+        raise ConfigError(
+            "Scaled rotary embeddings are not supported.", got=f"rope_type: {rope_type}", expected="rope_type: default"
+        )
     return _value(rope, "rope_theta", float)
 
 
@@ -216,8 +225,11 @@ def _square_side(section: Mapping[str, Any], key: str) -> int:
 def _only(section: Mapping[str, Any], key: str, supported: tuple[object, ...], default: object = None) -> None:
     got = section.get(key, default)
     if got not in supported:
-        raise ConfigError("This model uses a feature that is not supported.", got=f"{key}: {got}",
-                          expected=f"{key}: {' or '.join(map(str, supported))}")
+        raise ConfigError(
+            "This model uses a feature that is not supported.",
+            got=f"{key}: {got}",
+            expected=f"{key}: {' or '.join(map(str, supported))}",
+        )
 
 
 def _value(section: Mapping[str, Any], key: str, kind: type) -> Any:
@@ -225,6 +237,9 @@ def _value(section: Mapping[str, Any], key: str, kind: type) -> Any:
     got = section.get(key)
     right = isinstance(got, int | float) if kind is float else isinstance(got, kind)
     if not right or (isinstance(got, bool) and kind is not bool):
-        raise ConfigError("config.json lacks a value or has one of the wrong type.", got=f"{key}: {got!r}",
-                          expected=f"{key}: a value of type {kind.__name__}")
+        raise ConfigError(
+            "config.json lacks a value or has one of the wrong type.",
+            got=f"{key}: {got!r}",
+            expected=f"{key}: a value of type {kind.__name__}",
+        )
     return kind(got)

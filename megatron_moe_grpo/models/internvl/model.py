@@ -33,7 +33,7 @@ class InternVLModel(VisionLanguageModel):
         self.downsample_ratio = hf_config.downsample_ratio
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
-        """[images, 3, H, W] -> [images * tokens an image, D]: tower without its class token, pixel shuffle, projector."""
+        """[images, 3, H, W] -> [images * tokens an image, D]: tower without class token, pixel shuffle, projector."""
         dtype = self.projector.linear_1.weight.dtype
         patches = self.vision_tower(pixel_values=pixel_values.to(dtype)).last_hidden_state[:, 1:]
         side = round(patches.shape[1] ** 0.5)

@@ -32,8 +32,12 @@ class PixelSettings:
             ConfigError: a setting is missing, or asks for a step that is not supported.
         """
         if settings.get("crop_to_patches", False):
-            raise ConfigError("Cropping a picture into several tiles is not supported.", got="crop_to_patches: true",
-                              expected="crop_to_patches: false", remedy="set it so: one picture is one tile")
+            raise ConfigError(
+                "Cropping a picture into several tiles is not supported.",
+                got="crop_to_patches: true",
+                expected="crop_to_patches: false",
+                remedy="set it so: one picture is one tile",
+            )
         steps = ("do_resize", "do_rescale", "do_normalize")
         switched_off = [step for step in steps if settings.get(step, True) is not True]
         if switched_off:

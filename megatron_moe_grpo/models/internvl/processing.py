@@ -54,8 +54,11 @@ class InternVLProcessing:
         pixels = PixelSettings.from_huggingface(_read_image_settings(assets))
         side = architecture.vision.image_size
         if pixels.size != (side, side):
-            raise ConfigError("The image processor and the vision tower disagree on the picture's size.",
-                              got=f"image processor {pixels.size}", expected=f"{side} px square")
+            raise ConfigError(
+                "The image processor and the vision tower disagree on the picture's size.",
+                got=f"image processor {pixels.size}",
+                expected=f"{side} px square",
+            )
         return cls(tokenizer, pixels, architecture)
 
     def encode(self, problem: str, options: tuple[str, ...], num_images: int) -> list[int]:
@@ -103,9 +106,12 @@ class InternVLProcessing:
     def _refuse_special_tokens(self, texts: Sequence[str]) -> None:
         typed = sorted({token for token in self.special_tokens for text in texts if token in text})
         if typed:
-            raise DataError("Special tokens typed as text.", got=", ".join(typed),
-                            expected="plain text, with <image> where a picture goes",
-                            remedy="remove them from the problem and the options")
+            raise DataError(
+                "Special tokens typed as text.",
+                got=", ".join(typed),
+                expected="plain text, with <image> where a picture goes",
+                remedy="remove them from the problem and the options",
+            )
 
 
 def message_content(text: str, num_images: int) -> list[dict[str, str]]:
@@ -117,8 +123,11 @@ def message_content(text: str, num_images: int) -> list[dict[str, str]]:
     parts = IMAGE_TAG.split(text)
     num_tags = len(parts) - 1
     if num_tags not in (0, num_images):
-        raise DataError("The <image> tags do not match the pictures.", got=f"{num_tags} tags, {num_images} pictures",
-                        expected="no tags, or one for each picture")
+        raise DataError(
+            "The <image> tags do not match the pictures.",
+            got=f"{num_tags} tags, {num_images} pictures",
+            expected="no tags, or one for each picture",
+        )
     content: list[dict[str, str]] = [] if num_tags else [{"type": "image"}] * num_images
     for number, part in enumerate(parts):
         content += [{"type": "image"}] * (number > 0)
@@ -130,17 +139,25 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerFast, architecture: InternVLA
     if tokenizer.chat_template is None:
         raise ConfigError("The tokenizer has no chat template.", got=assets, expected="chat_template.jinja")
     if tokenizer.eos_token is None or tokenizer.pad_token is None:
-        raise ConfigError("The tokenizer names no end of turn or no padding token.", got=assets,
-                          expected="eos_token and pad_token in tokenizer_config.json")
+        raise ConfigError(
+            "The tokenizer names no end of turn or no padding token.",
+            got=assets,
+            expected="eos_token and pad_token in tokenizer_config.json",
+        )
     vocabulary = tokenizer.get_vocab()
     missing = [token for token in ("<img>", "</img>", "<IMG_CONTEXT>") if token not in vocabulary]
     if missing or vocabulary["<IMG_CONTEXT>"] != architecture.image_token_id:
-        raise ConfigError("The tokenizer does not belong to this model.",
-                          got=f"missing: {missing}, <IMG_CONTEXT> is {vocabulary.get('<IMG_CONTEXT>')}",
-                          expected=f"<IMG_CONTEXT> is image_token_id {architecture.image_token_id}")
+        raise ConfigError(
+            "The tokenizer does not belong to this model.",
+            got=f"missing: {missing}, <IMG_CONTEXT> is {vocabulary.get('<IMG_CONTEXT>')}",
+            expected=f"<IMG_CONTEXT> is image_token_id {architecture.image_token_id}",
+        )
     if len(tokenizer) > architecture.text.vocab_size:
-        raise ConfigError("The tokenizer has more tokens than the model.",
-                          got=f"{len(tokenizer)} tokens", expected=f"at most {architecture.text.vocab_size}")
+        raise ConfigError(
+            "The tokenizer has more tokens than the model.",
+            got=f"{len(tokenizer)} tokens",
+            expected=f"at most {architecture.text.vocab_size}",
+        )
 
 
 def _read_image_settings(assets: Path) -> dict[str, Any]:
@@ -149,8 +166,9 @@ def _read_image_settings(assets: Path) -> dict[str, Any]:
         return _read_json(assets / "preprocessor_config.json")
     nested = _read_json(assets / "processor_config.json").get("image_processor")
     if not isinstance(nested, dict):
-        raise ConfigError("The image processor's settings are missing.", got=assets,
-                          expected="preprocessor_config.json")
+        raise ConfigError(
+            "The image processor's settings are missing.", got=assets, expected="preprocessor_config.json"
+        )
     return nested
 
 

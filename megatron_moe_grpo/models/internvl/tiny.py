@@ -60,8 +60,9 @@ def build_tiny_internvl(folder: Path, sizes: TinySizes, seed: int) -> InternVLFo
     if folder.exists():
         raise ConfigError("The output folder exists already.", got=folder, remedy="remove it or name another one")
     if sizes.image_size % (2 * sizes.patch_size):
-        raise ConfigError("The picture must divide into 2 x 2 patches.",
-                          got=f"{sizes.image_size} px, patch {sizes.patch_size} px")
+        raise ConfigError(
+            "The picture must divide into 2 x 2 patches.", got=f"{sizes.image_size} px, patch {sizes.patch_size} px"
+        )
     tokenizer = tiny_tokenizer(model_max_length=sizes.max_positions)
     torch.manual_seed(seed)
     model = InternVLForConditionalGeneration(_model_config(sizes, tokenizer))

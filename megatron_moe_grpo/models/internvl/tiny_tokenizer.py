@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerFast
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|im_start|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 
 # An option line of one digit may merge into one token (letter and digit bound together: a tiny model need not learn
-# to carry the letter over), newlines, other digits and option marks stand alone, and what lies between may merge, so a whole
-# question costs one or three. A bare answer letter stays a byte-level token of its own.
+# to carry the letter over), newlines, other digits and option marks stand alone, and what lies between may merge, so a
+# whole question costs one or three. A bare answer letter stays a byte-level token of its own.
 SPLIT_PATTERN = r"\n[A-D]\. \p{N}(?!\p{N})|\n|\p{N}|[A-Z]\. "
 
 # Stock InternVL template: the processor replaces <IMG_CONTEXT> by <img>, image_seq_length of them, and </img>.

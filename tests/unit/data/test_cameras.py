@@ -6,9 +6,7 @@ from megatron_moe_grpo.data.cameras import CAMERAS, noisy
 PICTURE = np.array([[0.0, 0.5, 1.0]])
 
 
-@pytest.mark.parametrize(
-    ("camera", "expected"), [("clear", [[0.0, 0.5, 1.0]]), ("washed_out", [[0.3, 0.475, 0.65]])]
-)
+@pytest.mark.parametrize(("camera", "expected"), [("clear", [[0.0, 0.5, 1.0]]), ("washed_out", [[0.3, 0.475, 0.65]])])
 def test_cameras_give_the_numbers_of_their_formula(camera: str, expected: list[list[float]]) -> None:
     np.testing.assert_allclose(CAMERAS[camera](PICTURE, np.random.default_rng(0)), expected, rtol=0, atol=1e-15)
 

@@ -18,9 +18,7 @@ def _num_red(page: Image.Image) -> int:
     return int((np.asarray(page) == RED).all(axis=-1).sum())
 
 
-@pytest.mark.parametrize(
-    ("num_rows", "columns", "across"), [(1, 5, 1), (10, 5, 5), (7, 4, 4)]
-)
+@pytest.mark.parametrize(("num_rows", "columns", "across"), [(1, 5, 1), (10, 5, 5), (7, 4, 4)])
 def test_draw_contact_sheet_shows_each_picture_scaled_by_whole_pixels(
     tmp_path: Path, num_rows: int, columns: int, across: int
 ) -> None:

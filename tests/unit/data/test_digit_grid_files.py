@@ -67,8 +67,10 @@ def test_written_pictures_are_what_the_camera_makes_of_the_grid(grids: Path) -> 
         pictures = {camera: Image.open(grids / camera / f"images/test/{index:05d}.png") for camera in CAMERAS}
         assert {(picture.mode, picture.size) for picture in pictures.values()} == {("L", (32, 32))}
         small = {camera: np.asarray(picture)[::2, ::2] / 255 for camera, picture in pictures.items()}
-        assert all(np.array_equal(np.asarray(picture)[::2, ::2], np.asarray(picture)[1::2, 1::2])
-                   for picture in pictures.values())
+        assert all(
+            np.array_equal(np.asarray(picture)[::2, ::2], np.asarray(picture)[1::2, 1::2])
+            for picture in pictures.values()
+        )
         # Half a grey level of 255: 0.00196.
         np.testing.assert_allclose(small["clear"], grid.picture, atol=0.002)
         np.testing.assert_allclose(small["washed_out"], 0.35 * grid.picture + 0.3, atol=0.002)
@@ -101,8 +103,15 @@ def test_write_digit_grids_never_overwrites(grids: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"num_train": 0}, {"num_test": -1}, {"scale": 0}, {"cameras": ()}, {"cameras": ("clear", "clear")},
-               {"cameras": ("../up",)}]
+    "change",
+    [
+        {"num_train": 0},
+        {"num_test": -1},
+        {"scale": 0},
+        {"cameras": ()},
+        {"cameras": ("clear", "clear")},
+        {"cameras": ("../up",)},
+    ],
 )
 def test_write_digit_grids_refuses_impossible_settings(tmp_path: Path, change: dict[str, object]) -> None:
     with pytest.raises(DataError):

@@ -65,10 +65,19 @@ def _write_bad_files(folder: Path) -> None:
 
 
 BAD_FILES = {
-    "truncated.png": "cannot be decoded", "empty.png": "cannot be decoded", "text.png": "cannot be decoded",
-    "drawing.svg": "cannot be decoded", "flipped.png": "cannot be decoded", "other.gif": "cannot be decoded",
-    "other.tiff": "cannot be decoded", "bomb.png": "too large", "large_bomb.png": "cannot be decoded",
-    "animated.webp": "animated", "animated.png": "animated", "folder.png": "not a file", "fifo.png": "not a file",
+    "truncated.png": "cannot be decoded",
+    "empty.png": "cannot be decoded",
+    "text.png": "cannot be decoded",
+    "drawing.svg": "cannot be decoded",
+    "flipped.png": "cannot be decoded",
+    "other.gif": "cannot be decoded",
+    "other.tiff": "cannot be decoded",
+    "bomb.png": "too large",
+    "large_bomb.png": "cannot be decoded",
+    "animated.webp": "animated",
+    "animated.png": "animated",
+    "folder.png": "not a file",
+    "fifo.png": "not a file",
     "missing.png": "not a file",
 }
 

@@ -48,8 +48,20 @@ def test_normalise_options_refuses_what_cannot_be_asked(options: list[str], mess
 
 @pytest.mark.parametrize(
     "solution",
-    ["B", "B.", "(B)", "B)", " B\n", "4", "B. 4", "(B) 4", "<answer>B</answer>", "<answer> (B) </answer>",
-     "<answer>4</answer>", "<answer>B. 4</answer>"],
+    [
+        "B",
+        "B.",
+        "(B)",
+        "B)",
+        " B\n",
+        "4",
+        "B. 4",
+        "(B) 4",
+        "<answer>B</answer>",
+        "<answer> (B) </answer>",
+        "<answer>4</answer>",
+        "<answer>B. 4</answer>",
+    ],
 )
 def test_solution_letter_reads_letter_and_text(solution: str) -> None:
     assert solution_letter(solution, OPTIONS, PLACE) == "B"

@@ -7,8 +7,12 @@ from megatron_moe_grpo.data.schema import Row, parse_row
 from megatron_moe_grpo.errors import DataError
 
 GOOD = {
-    "id": "cat", "image": "1.png", "problem": "How many?", "options": ["A. 3", "B. 4"],
-    "solution": "<answer>B</answer>", "problem_type": "count",
+    "id": "cat",
+    "image": "1.png",
+    "problem": "How many?",
+    "options": ["A. 3", "B. 4"],
+    "solution": "<answer>B</answer>",
+    "problem_type": "count",
 }
 HUMAN = {"from": "human", "value": "<image>\nWhich one?\nA. cat\nB. dog"}
 GPT = {"from": "gpt", "value": "B"}

@@ -18,7 +18,8 @@ from megatron_moe_grpo.evaluation.accuracy import (
 def records(outcomes: dict[str, list[bool]]) -> list[ExampleRecord]:
     return [
         ExampleRecord(f"{name}-{i}", name, "A", is_correct)
-        for name, all_of_type in outcomes.items() for i, is_correct in enumerate(all_of_type)
+        for name, all_of_type in outcomes.items()
+        for i, is_correct in enumerate(all_of_type)
     ]
 
 

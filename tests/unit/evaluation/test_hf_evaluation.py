@@ -29,8 +29,16 @@ ROWS = [
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("export")
-    sizes = TinySizes(vision_hidden_size=32, hidden_size=32, head_dim=16, heads=2, kv_heads=1, layers=2, ffn_size=64,
-                      initializer_std=0.3)
+    sizes = TinySizes(
+        vision_hidden_size=32,
+        hidden_size=32,
+        head_dim=16,
+        heads=2,
+        kv_heads=1,
+        layers=2,
+        ffn_size=64,
+        initializer_std=0.3,
+    )
     build_tiny_internvl(root / "hf", sizes, seed=3)
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.png"):

@@ -47,9 +47,20 @@ def full_page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page]:
 
 def test_write_report_shows_every_series_as_figure_and_table(full_page: tuple[str, Page]) -> None:
     html, page = full_page
-    for title in ("Reward, mean", "Reward, standard deviation", "Held-out accuracy", "Groups without signal",
-                  "Rollout against replay", "Losses", "Gradient norm", "Learning rate", "Router entropy",
-                  "Utilisation entropy", "Token-level expert utilisation", "Specialisation by problem type"):
+    for title in (
+        "Reward, mean",
+        "Reward, standard deviation",
+        "Held-out accuracy",
+        "Groups without signal",
+        "Rollout against replay",
+        "Losses",
+        "Gradient norm",
+        "Learning rate",
+        "Router entropy",
+        "Utilisation entropy",
+        "Token-level expert utilisation",
+        "Specialisation by problem type",
+    ):
         assert f"<h3>{title}</h3>" in html
     assert page.tags.count("figure") == page.tags.count("table") >= 17
     # Ten examples of eight rollouts and four options each.
@@ -74,7 +85,7 @@ def test_write_report_loads_nothing_from_outside(full_page: tuple[str, Page]) ->
 
 def test_write_report_escapes_what_rows_and_config_say(tmp_path: Path) -> None:
     folder = write_sft_run(tmp_path)
-    write_examples(folder, 5, tmp_path / "digit.png", "<script>alert(1)</script> & \"quoted\" {{ 7 * 7 }}")
+    write_examples(folder, 5, tmp_path / "digit.png", '<script>alert(1)</script> & "quoted" {{ 7 * 7 }}')
     folder.config.write_text(CONFIG_YAML + "note: </pre><img src=x onerror=alert(2)>\n", encoding="utf-8")
     html, page = read_page(write_report(folder.root))
     assert "script" not in page.tags

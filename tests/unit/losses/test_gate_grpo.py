@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -90,7 +92,7 @@ def test_gate_grpo_loss_is_the_sum_of_layer_shares_at_the_producing_positions():
     whole = gate_grpo_loss(logprob_BTL, old_BTL, advantage_B, is_response_BT, EPSILON)
     (gradient_BTL,) = torch.autograd.grad(whole.loss, logprob_BTL)
     # A sequence of S = T + 3 positions: two prompt tokens before the last one, which produces y_1.
-    num_sequences, num_steps, num_layers = logprob_BTL.shape
+    num_sequences, _, num_layers = logprob_BTL.shape
     is_response_BS = torch.cat([torch.zeros(num_sequences, 3, dtype=torch.bool), is_response_BT], dim=1)
     is_token_BS = torch.cat([torch.ones(num_sequences, 3, dtype=torch.bool), is_response_BT], dim=1)
     weight_BS = gate_position_weights(gate_positions(is_response_BS, is_token_BS, "response"), num_layers) / 8
@@ -127,7 +129,7 @@ def test_gate_grpo_loss_is_the_same_in_micro_batches(cuts):
     whole = gate_grpo_loss(logprob_BTL, old_BTL, advantage_B, is_response_BT, EPSILON)
     (gradient_BTL,) = torch.autograd.grad(whole.loss, logprob_BTL)
     total = 0.0
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         rows = slice(start, stop)
         part = gate_grpo_loss(
             logprob_BTL[rows], old_BTL[rows], advantage_B[rows], is_response_BT[rows], EPSILON, num_sequences=8

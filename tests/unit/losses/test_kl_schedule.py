@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from megatron_moe_grpo.errors import ConfigError
@@ -14,8 +16,8 @@ def test_dynamic_kl_by_hand(step, beta):
 
 def test_dynamic_kl_falls_then_rises():
     betas = [COUNTING.beta_at(step) for step in range(101)]
-    assert all(later < earlier for earlier, later in zip(betas[:30], betas[1:31], strict=True))
-    assert all(later > earlier for earlier, later in zip(betas[30:100], betas[31:], strict=True))
+    assert all(later < earlier for earlier, later in pairwise(betas[:31]))
+    assert all(later > earlier for earlier, later in pairwise(betas[30:]))
 
 
 def test_dynamic_kl_of_geometry_reaches_zero():

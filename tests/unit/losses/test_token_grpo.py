@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ def test_token_grpo_loss_is_the_same_in_micro_batches(cuts):
             EPSILON,
             num_sequences=12,
         )
-        for start, stop in zip(cuts, cuts[1:], strict=False)
+        for start, stop in pairwise(cuts)
     ]
     for part in parts:
         part.loss.backward()

@@ -72,7 +72,9 @@ def test_repeated_copies_sequences_and_shares_images() -> None:
 
 def test_extended_appends_text_whose_positions_go_on() -> None:
     batch = mixed_batch()
-    longer = batch.extended(torch.tensor([[7, 8], [7, 8], [7, IMAGE]]), torch.tensor([[True, True]] * 2 + [[True, False]]))
+    longer = batch.extended(
+        torch.tensor([[7, 8], [7, 8], [7, IMAGE]]), torch.tensor([[True, True]] * 2 + [[True, False]])
+    )
     assert longer.token_ids_BS[:, -2:].tolist() == [[7, 8], [7, 8], [7, IMAGE]]
     assert longer.position_BS[:, -2:].tolist() == [[7, 8], [2, 3], [3, 3]]
     assert (longer.image_slot_BS[:, -2:] == -1).all()

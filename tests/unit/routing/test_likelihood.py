@@ -15,7 +15,7 @@ LOGITS_N = torch.tensor([0.3, -1.2, 0.9, 0.0, -0.4], dtype=torch.float64)
 
 
 def test_selection_law_has_the_config_names():
-    assert LAWS == get_args(schema.Likelihood)
+    assert get_args(schema.Likelihood) == LAWS
 
 
 def test_selection_logprob_by_hand():

@@ -69,7 +69,7 @@ def test_counter_uniform_formula_stays_inside_the_unit_interval_at_its_extremes(
     # The all-zero and all-one bit patterns cannot be reached by a search, so the last line of the function is repeated.
     largest = (torch.tensor([2**52 - 1]).to(torch.float64) + 0.5) * 2.0**-52
     smallest = torch.tensor([0.5], dtype=torch.float64) * 2.0**-52
-    assert 0 < smallest.item() and largest.item() < 1
+    assert smallest.item() > 0 and largest.item() < 1
     assert -math.log(-math.log(largest.item())) < 36.8
     assert -math.log(-math.log(smallest.item())) > -3.7
 

@@ -16,7 +16,12 @@ def test_open_makes_the_folder_with_its_config(tmp_path: Path) -> None:
     assert [path.name for path in folder.root.iterdir()] == ["config.yaml"]
     names = [folder.metrics, folder.timing, folder.samples, folder.bad_rows, folder.checkpoints, folder.report]
     assert [path.relative_to(folder.root).as_posix() for path in names] == [
-        "metrics.jsonl", "timing.jsonl", "samples.jsonl", "bad_rows.jsonl", "checkpoints", "report.html",
+        "metrics.jsonl",
+        "timing.jsonl",
+        "samples.jsonl",
+        "bad_rows.jsonl",
+        "checkpoints",
+        "report.html",
     ]
 
 

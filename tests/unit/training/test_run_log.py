@@ -133,6 +133,11 @@ def test_joined_log_passes_everything_on() -> None:
     log.write_timing(2, {"s": 1.0})
     log.write_samples(2, [])
     log.finish()
-    expected = [("truncate_after", 1), ("write", 2, {"a": 1}), ("write_timing", 2, {"s": 1.0}),
-                ("write_samples", 2, []), ("finish",)]
+    expected = [
+        ("truncate_after", 1),
+        ("write", 2, {"a": 1}),
+        ("write_timing", 2, {"s": 1.0}),
+        ("write_samples", 2, []),
+        ("finish",),
+    ]
     assert calls == [call for call in expected for _ in range(2)]

@@ -35,7 +35,7 @@ def test_build_tiny_internvl_draws_every_matrix_with_the_given_std(dense_folder:
     state = read_hf_state(dense_folder)
     embedding = state.pop("language_model.model.embed_tokens.weight")
     matrices = {key: weight for key, weight in state.items() if weight.dim() > 1 and "cls_token" not in key}
-    # Measured: within 4 % of 0.1 (position_embeddings, 1088 numbers, are the furthest); the standard error is 2 % there.
+    # Measured: within 4 % of 0.1 (position_embeddings, 1088 numbers, furthest); the standard error is 2 % there.
     assert all(0.09 < weight.std() < 0.11 for weight in matrices.values())
     assert 0.29 < embedding.std() < 0.31
     assert torch.equal(state["vision_tower.encoder.layer.0.lambda_1"], torch.ones(64))
