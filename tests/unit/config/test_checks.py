@@ -55,6 +55,8 @@ def test_check_config_accepts(overrides: tuple[str, ...], hf_config: dict[str, A
         (("parallel.expert=16",), experts(), "one of 1, 2, 4, 8"),
         (("routing.guidance_fraction=0.876",), experts(), "1 of 8 experts open(?s:.*)guidance_fraction <= 0.75"),
         (("routing.guidance_fraction=0.5",), experts(2, 2), "1 of 2"),
+        # 0.29 * 100 is 28.999...96 in binary, and closes 29.
+        (("routing.guidance_fraction=0.29",), experts(100, 72), "71 of 100 experts open"),
         (("routing.likelihood=set",), experts(8, 5), "K=5(?s:.*)K <= 4(?s:.*)plackett_luce"),
         ((), DENSE, "has none(?s:.*)upcycle"),
         (("method=sft", "parallel.expert=2"), DENSE, "needs experts(?s:.*)parallel.expert=1"),
