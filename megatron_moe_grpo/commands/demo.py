@@ -147,7 +147,7 @@ def _train(title: str, recipe: str, out: Path, seed: int, checkpoint: Path, came
 
 def _last_checkpoint(out: Path, name: str) -> Path:
     """Where the demo's recipe of this name ends."""
-    steps = {"dense_sft": 1500, "moe_grpo": 300, "supervised": 300}
+    steps = {"dense_sft": 3000, "moe_grpo": 300, "supervised": 300}
     return out / name / "checkpoints" / f"step_{steps[name]:08d}"
 
 
