@@ -38,7 +38,7 @@ class Command(AbstractContextManager["Command"]):
     """A command on one or more ranks, running."""
 
     def __init__(self, arguments: Sequence[object], log: Path, num_ranks: int = 1) -> None:
-        """`arguments` as in a shell; a first one that ends in .py is a script of the repository.  `log`: a new folder."""
+        """`arguments` as in a shell; a first one that ends in .py is a script of repository.  `log`: a new folder."""
         log.mkdir(parents=True)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)

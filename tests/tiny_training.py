@@ -87,7 +87,7 @@ def tiny_start(folder: Path) -> TinyStart:
 
 
 def recipe(start: TinyStart, method: str, output_dir: Path, name: str = "run") -> dict[str, Any]:
-    """Six steps with everything on: evaluations, checkpoints, warm-up, several micro-batches and updates, all losses."""
+    """Six steps with everything on: evaluations, checkpoints, warm-up, several micro-batches, updates, all losses."""
     values: dict[str, Any] = {
         "name": name,
         "method": method,

@@ -1,6 +1,6 @@
 """Loads checkpoints that should be refused, on every rank under expert parallelism, and notes what happened.
 
-    load_damaged.py WHOLE OUT CHECKPOINT ...
+load_damaged.py WHOLE OUT CHECKPOINT ...
 """
 
 import json

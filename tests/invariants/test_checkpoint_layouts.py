@@ -134,7 +134,11 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "truncated_state": ("state.json", cut_in_half, "state.json has the wrong size"),
     "missing_manifest": ("manifest.json", Path.unlink, "no manifest.json"),
     "truncated_manifest": ("manifest.json", cut_in_half, "manifest.json is damaged"),
-    "killed_while_saving.unfinished": ("manifest.json", Path.unlink, "killed_while_saving.unfinished is not a complete"),
+    "killed_while_saving.unfinished": (
+        "manifest.json",
+        Path.unlink,
+        "killed_while_saving.unfinished is not a complete",
+    ),
 }
 
 
