@@ -1,5 +1,6 @@
 """W&B offline: the numbers arrive, the id lasts, what fails is said and never stops a run."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,23 @@ def test_offline_run_holds_scalars_and_keeps_its_id_over_a_resume(folder: RunFol
         log.write(step, {"reward_mean": 0.03125, "eval": {"where": 0.25}, "counts_LN": [[1, 2]]})
         log.write_timing(step, {"step_s": 2.0})
         log.finish()
+        time.sleep(1.1)  # W&B names offline folders by the second
     run_id = (folder.wandb / "run_id").read_text()
     files = list(folder.wandb.glob(f"offline-run-*/run-{run_id}.wandb"))
     assert len(files) == len(list(folder.wandb.glob("offline-run-*"))) == 2
     # wandb ships no reader of its binary file; the records in it are plain protobuf, names and values as text.
-    content = files[0].read_bytes()
+    content = _when_written(files[0], b"0.03125")
     for name in (b"reward_mean", b"eval/where", b"timing/step_s", b"0.03125"):
         assert name in content
     assert b"counts_LN" not in content
+
+
+def _when_written(path: Path, last: bytes) -> bytes:
+    """W&B's own process writes the file, and `finish` can return a moment before its last flush."""
+    deadline_s = time.monotonic() + 20
+    while last not in (content := path.read_bytes()) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    return content
 
 
 def test_no_account_is_an_error_at_the_start(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
