@@ -21,7 +21,8 @@ class RunFolder:
     def open(cls, root: Path, config_yaml: str) -> "RunFolder":
         """Creates `root` (usually runs/<name>) with its config.yaml, or finds it with the same one: a resume.
 
-        Call it on one rank, before the others look at the folder.  Configs are compared as trees, not as text.
+        Call it on one rank, before the others look at the folder.  Configs are compared as trees, not as text, and
+        `parallel` is not compared: a run may go on under another layout.
         A run that stopped before its first line has nothing to resume: it takes any config, so that a mistake found
         by the checks at the start can be put right in the config.
         Raises ConfigError for a folder of another config, or one with other things in it; it changes nothing then.
@@ -86,9 +87,10 @@ def write_atomically(path: Path, text: str) -> None:
 
 def _check_same_config(root: Path, found: Any, config_yaml: str) -> None:
     wanted = yaml.safe_load(config_yaml)
-    if found == wanted:
+    # The layout may change: checkpoints load under any, and it alters no number beyond rounding.
+    changes = [change for change in _changed_keys(found, wanted) if not change.startswith("parallel.")]
+    if not changes:
         return
-    changes = list(_changed_keys(found, wanted))
     raise ConfigError(
         "an output folder of another config",
         got=f"{root}, where\n" + "\n".join(f"              {change}" for change in changes),

@@ -47,6 +47,14 @@ def test_open_names_every_key_of_another_config_and_changes_nothing(tmp_path: Pa
     assert folder.config.read_text(encoding="utf-8") == CONFIG
 
 
+def test_open_resumes_under_another_parallel_layout(tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path / "run", "seed: 0\nparallel: {expert: 2}\n")
+    folder.metrics.write_text('{"step": 1}\n')
+    assert RunFolder.open(tmp_path / "run", "seed: 0\nparallel: {expert: 1}\n") == folder
+    with pytest.raises(ConfigError, match="seed was 0 and is 1 now"):
+        RunFolder.open(tmp_path / "run", "seed: 1\nparallel: {expert: 1}\n")
+
+
 def test_open_takes_another_config_where_no_step_was_written(tmp_path: Path) -> None:
     RunFolder.open(tmp_path / "demo", CONFIG).bad_rows.write_text("{}\n")
     changed = CONFIG.replace("steps: 3", "steps: 5")
