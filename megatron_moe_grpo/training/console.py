@@ -26,6 +26,7 @@ class StepProgress:
         self, total_steps: int, first_step: int = 0, *, is_shown: bool = True, stream: TextIO | None = None
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
+        self._is_shown = is_shown
         self._total_steps, self._first_step = total_steps, first_step
         self._start_s = time.monotonic()
         self._latest: dict[str, float] = {}
@@ -50,6 +51,11 @@ class StepProgress:
         self._bar.update(step - self._bar.n)
         if self._is_log and self._is_log_step(step):
             print(self._log_line(step, text), file=self._stream, flush=True)
+
+    def say(self, message: str | None) -> None:
+        """Prints a message above the bar; None: nothing to say."""
+        if message is not None and self._is_shown:
+            tqdm.write(message, file=self._stream)
 
     def close(self) -> None:
         """Leaves the bar in its last state and ends its line."""

@@ -15,6 +15,7 @@ from megatron_moe_grpo.training.guidance import count_routing, current_mask
 from megatron_moe_grpo.training.metrics import rollout_metrics
 from megatron_moe_grpo.training.run import start_run
 from megatron_moe_grpo.training.samples import log_samples
+from megatron_moe_grpo.training.signal_watch import SignalWatch
 from megatron_moe_grpo.training.update import update_policy
 from megatron_moe_grpo.training.update_batch import UpdateSettings
 
@@ -31,6 +32,7 @@ def train_grpo(config: RunConfig) -> None:
         has_recompute=config.parallel.recompute != "none",
         trusts_rollout_logprobs=config.precision == "fp32",
     )
+    watch = SignalWatch()
     if run.first_step == 0:
         run.log.write(0, evaluate_run(run, with_blank=True))
     for step in range(run.first_step, config.training.steps):
@@ -60,6 +62,7 @@ def train_grpo(config: RunConfig) -> None:
         run.log.write_timing(done, {"rollout_s": rolled_out_s - started_s, "update_s": updated_s - rolled_out_s})
         shown = ("reward_mean", "groups_without_signal", "eval_accuracy")
         run.progress.update(done, {name: metrics[name] for name in shown if name in metrics})
+        run.progress.say(watch.message(metrics["groups_without_signal"]))
         if run.is_due(config.training.save_every, done):
             run.save(done)
     run.progress.close()
