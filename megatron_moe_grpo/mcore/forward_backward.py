@@ -8,7 +8,7 @@ micro-batch's sequences.  Expert gradients gather tokens from all expert-paralle
 Megatron to the same mean.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -37,7 +37,7 @@ def forward_backward(
         num_sequences: B of a micro-batch, the same for all.
     """
 
-    def forward_step(batches: "iter[MicroBatch]", wrapped: Module) -> tuple[Tensor, Callable]:
+    def forward_step(batches: Iterator[MicroBatch], wrapped: Module) -> tuple[Tensor, Callable]:
         batch = next(batches)
         return forward(wrapped, batch), partial(loss, batch)
 

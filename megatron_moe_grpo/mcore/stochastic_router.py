@@ -146,13 +146,6 @@ class StochasticRouter(TopKRouter):
         return loss * balance.scale
 
     def _own_fractions(self, experts_MK: Tensor, is_counted_M: Tensor) -> Tensor:
-        """Shares of the micro-batch's own selections; sequence parallelism spreads its positions over ranks."""
-        count_N = count_selections(experts_MK, self.num_experts, is_counted_M)
-        if self.config.sequence_parallel and self.tp_group.size() > 1:
-            dist.all_reduce(count_N, group=self.tp_group)
-        return (count_N / count_N.sum().clamp(min=1)).to(torch.float32)
-
-    def _own_fractions(self, experts_MK: Tensor, is_counted_M: Tensor) -> Tensor:
         """Shares of this micro-batch's selections, of whole sequences also where positions are split over ranks."""
         count_N = count_selections(experts_MK, self.num_experts, is_counted_M)
         if self.config.sequence_parallel:

@@ -76,30 +76,18 @@ def build_transformer_config(sizes: DecoderSizes, parallel: ParallelConfig, prec
 
 
 def check_fits(sizes: DecoderSizes, parallel: ParallelConfig) -> None:
-    """Raises ConfigError where the model cannot be cut as asked; needs no process group."""
-    if sizes.num_experts is None:
-        if parallel.expert > 1:
-            raise ConfigError(
-                "expert parallelism needs a model with experts",
-                got=f"a dense model and parallel.expert={parallel.expert}",
-                remedy="upcycle the model first, or pass --set parallel.expert=1",
-            )
-    else:
-        _check_divides("experts", sizes.num_experts, "parallel.expert", parallel.expert)
-        if not torch.cuda.is_available() and parallel.expert > 1 and (parallel.expert_tensor or parallel.tensor) > 1:
-            raise ConfigError(
-                "without CUDA, experts cannot be cut by expert and by tensor parallelism at once",
-                got=f"parallel.expert={parallel.expert}, parallel.expert_tensor={parallel.expert_tensor}, "
-                f"parallel.tensor={parallel.tensor} (gloo gathers only parts of one size)",
-                remedy="pass --set parallel.expert_tensor=1: experts whole, everything else tensor-parallel",
-            )
-        if sizes.num_active > sizes.num_experts:
-            raise ConfigError(
-                "more experts active than there are",
-                got=f"K={sizes.num_active}, N={sizes.num_experts}",
-                expected="K <= N",
-                remedy="change num_experts_per_tok in the model's config.json, or upcycle with other sizes",
-            )
+    """Raises ConfigError where the model cannot be cut as asked; needs no process group.
+
+    What concerns the number of experts was checked before torch was imported (config/checks.py).
+    """
+    expert_tensor = parallel.expert_tensor or parallel.tensor
+    if not torch.cuda.is_available() and sizes.num_experts and parallel.expert > 1 and expert_tensor > 1:
+        raise ConfigError(
+            "without CUDA, experts cannot be cut by expert and by tensor parallelism at once",
+            got=f"parallel.expert={parallel.expert}, parallel.expert_tensor={parallel.expert_tensor}, "
+            f"parallel.tensor={parallel.tensor} (gloo gathers only parts of one size)",
+            remedy="pass --set parallel.expert_tensor=1: experts whole, everything else tensor-parallel",
+        )
     _check_divides("layers", sizes.num_layers, "parallel.pipeline", parallel.pipeline)
     _check_divides("attention heads", sizes.num_heads, "parallel.tensor", parallel.tensor)
     _check_divides("key-value heads", sizes.num_key_value_heads, "parallel.tensor", parallel.tensor)

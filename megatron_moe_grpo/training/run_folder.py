@@ -29,7 +29,10 @@ class RunFolder:
         """
         folder = cls(Path(root))
         if folder.config.is_file() and (folder.metrics.exists() or folder.checkpoints.exists()):
-            _check_same_config(folder.root, yaml.safe_load(folder.config.read_text("utf-8")), config_yaml)
+            found = yaml.safe_load(folder.config.read_text("utf-8"))
+            _check_same_config(folder.root, found, config_yaml)
+            if found != yaml.safe_load(config_yaml):
+                write_atomically(folder.config, config_yaml)
             return folder
         is_ours = folder.config.is_file()
         if not is_ours and folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):

@@ -4,7 +4,7 @@ Weights are those of the *global* batch, so neither micro-batches nor ranks chan
 averaging over both (mcore/forward_backward.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -107,7 +107,7 @@ def update_batches(
         if batch.trace is not None:
             context = _routing_context(batch, rollouts, constants, settings, num_layers)
             context.ledger, context.micro_batch = ledger, index
-            batch = UpdateBatch(**{**vars(batch), "context": context})
+            batch = replace(batch, context=context)
         batches.append(batch)
     return batches, constants, ledger
 

@@ -11,8 +11,6 @@ import yaml
 from forked_commands import run_command
 from tiny_training import TinyStart, expect_success, read_lines, recipe, tiny_start, write_recipe
 
-from megatron_moe_grpo.config import parse_config
-
 LAYOUTS: dict[str, dict[str, int]] = {
     "one": {},
     "expert": {"expert": 2},
@@ -72,8 +70,9 @@ def continue_under(layout: str, done: int, run: Path, values: dict[str, Any], ho
     copy = home / values["name"]
     newer = [f"step_{step:08d}" for step in range(done + 1, 7)]
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns(*newer))
-    resolved = parse_config(values | {"parallel": LAYOUTS[layout]})
-    (copy / "config.yaml").write_text(yaml.safe_dump(resolved.model_dump(mode="json")), encoding="utf-8")
+    # Only the name: the folder still says the layout it was written under, and the trainer must accept another.
+    config = yaml.safe_load((copy / "config.yaml").read_text(encoding="utf-8"))
+    (copy / "config.yaml").write_text(yaml.safe_dump(config | {"name": values["name"]}), encoding="utf-8")
     return run_under(layout, values, home, done)
 
 

@@ -40,8 +40,7 @@ class TinySizes:
     ffn_size: int = 288
     max_positions: int = 512
     initializer_std: float = 0.1
-    """Standard deviation of new weights; with transformers' 0.02 (and with 0.05) training from scratch stays at chance
-    three times as long at widths of about 100 (LOG.md, 2026-11-24)."""
+    """Standard deviation of new weights; 0.05 stayed at chance longer from scratch (LOG.md, 2026-11-24)."""
     embedding_std: float = 0.3
     """Standard deviation of new token embeddings."""
 

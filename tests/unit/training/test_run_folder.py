@@ -51,6 +51,7 @@ def test_open_resumes_under_another_parallel_layout(tmp_path: Path) -> None:
     folder = RunFolder.open(tmp_path / "run", "seed: 0\nparallel: {expert: 2}\n")
     folder.metrics.write_text('{"step": 1}\n')
     assert RunFolder.open(tmp_path / "run", "seed: 0\nparallel: {expert: 1}\n") == folder
+    assert folder.config.read_text() == "seed: 0\nparallel: {expert: 1}\n"
     with pytest.raises(ConfigError, match="seed was 0 and is 1 now"):
         RunFolder.open(tmp_path / "run", "seed: 1\nparallel: {expert: 1}\n")
 
