@@ -11,8 +11,8 @@ from megatron_moe_grpo.errors import MoeGrpoError
 VERBS = {
     "demo": (demo.add_arguments, demo.run),
     "train": (train.add_arguments, train.run),
-    "import": (convert.add_arguments, convert.run_import),
-    "export": (convert.add_arguments, convert.run_export),
+    "import": (convert.add_import_arguments, convert.run_import),
+    "export": (convert.add_export_arguments, convert.run_export),
     "evaluate": (evaluate.add_arguments, evaluate.run),
     "report": (report.add_arguments, report.run),
     "benchmark": (benchmark.add_arguments, benchmark.run),

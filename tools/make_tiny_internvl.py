@@ -4,6 +4,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
+from megatron_moe_grpo.data.visuals import VisualSize
 from megatron_moe_grpo.errors import MoeGrpoError
 from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
 from megatron_moe_grpo.models.internvl.tiny import TinySizes, build_tiny_internvl
@@ -25,7 +26,8 @@ def main() -> None:
     except MoeGrpoError as error:
         parser.exit(2, f"{error}\n")
     processing = InternVLProcessing.from_folder(folder)
-    prompt_ids = processing.encode(*EXAMPLE, num_images=1)
+    side = model.config.vision_config.image_size[0]
+    prompt_ids = processing.encode(*EXAMPLE, [VisualSize(side, side)])
     print(f"{folder}: {model.num_parameters():,} parameters, {len(processing.tokenizer)} tokens in the vocabulary")
     print(f"A question with one picture takes {len(prompt_ids)} tokens, {processing.num_image_tokens} of them image:")
     print(" ".join(repr(processing.tokenizer.decode([token_id])) for token_id in prompt_ids))

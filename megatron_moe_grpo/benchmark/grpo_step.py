@@ -14,14 +14,14 @@ from megatron_moe_grpo.benchmark.measure import PhaseClock, replaced
 from megatron_moe_grpo.benchmark.shapes import GROUP_SIZE, LEARNING_RATE, NUM_NEW_TOKENS, make_rows
 from megatron_moe_grpo.config.schema import RunConfig
 from megatron_moe_grpo.conversion import Converter
+from megatron_moe_grpo.conversion.safetensors_folder import SafetensorsFolder
 from megatron_moe_grpo.losses.advantages import group_advantages
 from megatron_moe_grpo.mcore.decoding import CachedForward
+from megatron_moe_grpo.mcore.moe_layers import router_sizes
 from megatron_moe_grpo.mcore.optimizer import TrainableModel, make_trainable
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.models.convert import load_megatron_state
-from megatron_moe_grpo.models.hf_folder import read_hf_config, read_hf_state
-from megatron_moe_grpo.models.internvl.model import InternVLModel, build_internvl
-from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
+from megatron_moe_grpo.models.hf_folder import read_hf_config
 from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.rollout import collect, decode
 from megatron_moe_grpo.rollout.collect import StepRows, collect_rollouts, rollout_settings, selection_policy
@@ -45,7 +45,7 @@ class GrpoProgram:
 
     def __init__(self, folder: Path, pictures: list[Path], layout: ParallelLayout, total_steps: int):
         self.config, self.layout = _config(folder), layout
-        self.processing = InternVLProcessing.from_folder(folder)
+        self.processing = family_of(read_hf_config(folder)).processing.from_folder(folder)
         self.rows = encode_rows(make_rows(pictures), self.processing)
         self.trainable = _trainable(folder, self.config, total_steps)
         self.settings = UpdateSettings(
@@ -56,8 +56,8 @@ class GrpoProgram:
             has_recompute=False,
             trusts_rollout_logprobs=True,
         )
-        sizes = self.trainable.module.config
-        self.counts = ModalityCounts(sizes.num_layers, sizes.num_moe_experts, self.config.routing.guidance_decay)
+        sizes = router_sizes(self.trainable.module.config)
+        self.counts = ModalityCounts(sizes.num_layers, sizes.num_experts, self.config.routing.guidance_decay)
         self.num_steps = 0
 
     def step(self) -> dict[str, float]:
@@ -146,8 +146,6 @@ def _trainable(folder: Path, config: RunConfig, total_steps: int) -> TrainableMo
     """The Hugging Face folder's weights in Megatron's model and optimizer."""
     hf_config = read_hf_config(folder)
     family = family_of(hf_config)
-    model: InternVLModel = build_internvl(
-        family.parse_architecture(hf_config), hf_config, config.parallel, config.precision
-    )
-    load_megatron_state(model, Converter(family.weight_map(hf_config)).to_megatron(read_hf_state(folder)))
+    model = family.build_model(hf_config, config.parallel, config.precision)
+    load_megatron_state(model, Converter(family.weight_map(hf_config)).to_megatron(SafetensorsFolder(folder)))
     return make_trainable(model, config.optimizer, total_steps)

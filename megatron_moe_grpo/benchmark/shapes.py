@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from megatron_moe_grpo.data.schema import Row
+from megatron_moe_grpo.data.visuals import VisualFiles
 from megatron_moe_grpo.models.hf_folder import read_hf_config, read_hf_state, write_hf_folder
 from megatron_moe_grpo.models.internvl.tiny import TinySizes, build_tiny_internvl
 from megatron_moe_grpo.models.upcycle import UpcycleSettings, upcycle_state
@@ -52,4 +53,7 @@ def write_pictures(folder: Path, count: int) -> list[Path]:
 
 def make_rows(pictures: list[Path]) -> list[Row]:
     """The one question about each picture."""
-    return [Row(f"row-{index}", PROBLEM, (), "A", "benchmark", (picture,)) for index, picture in enumerate(pictures)]
+    return [
+        Row(f"row-{index}", PROBLEM, (), "A", "benchmark", (VisualFiles((picture,), False),))
+        for index, picture in enumerate(pictures)
+    ]

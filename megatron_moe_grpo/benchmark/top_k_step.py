@@ -14,6 +14,7 @@ from torch import Tensor
 
 from megatron_moe_grpo.benchmark.measure import replaced
 from megatron_moe_grpo.losses.gate_grpo import gate_position_weights
+from megatron_moe_grpo.mcore.moe_layers import RouterSizes, router_sizes
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.mcore.routing_context import BalanceTerm, GateTerm, RoutingContext
 from megatron_moe_grpo.models.token_batch import TokenBatch
@@ -69,7 +70,7 @@ class _PlainDecoding:
     """Stands in for decode's recorder; without a context, routers are Megatron's."""
 
     def __init__(self, model: VisionLanguageModel, layout: ParallelLayout):
-        self._config = model.config
+        self._sizes = router_sizes(model.config)
 
     def start(self, new: TokenBatch, noise_LBSN: Any, settings: DecodeSettings) -> RoutingContext | None:
         """The context of the next forward."""
@@ -94,7 +95,7 @@ class _TopKDecoding(_PlainDecoding):
             mode=RouteMode.TOP_K,
             is_real_BS=new.is_real_BS,
             is_vision_BS=new.is_vision_BS,
-            num_layers=self._config.num_layers,
+            sizes=self._sizes,
             policy=settings.policy,
             is_allowed_L2N=settings.is_allowed_L2N,
         )
@@ -118,21 +119,21 @@ class _NoLedger:
 
 
 def _top_k_update(
-    batch: UpdateBatch, constants: StepConstants, settings: UpdateSettings, num_layers: int, is_allowed_L2N: Tensor
+    batch: UpdateBatch, constants: StepConstants, settings: UpdateSettings, sizes: RouterSizes, is_allowed_L2N: Tensor
 ) -> RoutingContext:
     """The update's context with the same two losses; nobody counted selections, so load balancing assumes even ones."""
-    losses, num_experts = settings.losses, is_allowed_L2N.shape[2]
-    weight_BS = gate_position_weights(batch.is_target_BS, num_layers) / constants.num_sequences
+    losses = settings.losses
+    weight_BS = gate_position_weights(batch.is_target_BS, sizes.num_layers) / constants.num_sequences
     return RoutingContext(
         mode=RouteMode.TOP_K,
         is_real_BS=batch.tokens.is_real_BS,
         is_vision_BS=batch.tokens.is_vision_BS,
-        num_layers=num_layers,
+        sizes=sizes,
         policy=settings.policy,
         is_allowed_L2N=is_allowed_L2N,
         gate=GateTerm(None, batch.advantage_B, weight_BS, losses.clip_epsilon, losses.gate_coefficient),
         balance=BalanceTerm(
-            torch.full((num_layers, num_experts), 1 / num_experts),
+            torch.full((sizes.num_layers, sizes.num_experts), 1 / sizes.num_experts),
             batch.tokens.is_real_BS.float() / constants.num_tokens,
             losses.load_balancing_coefficient,
         ),

@@ -1,13 +1,11 @@
-"""Rules that span several settings, or settings and the model's config.json; needs no torch and no process group."""
+"""Rules that span several settings, or settings and the model's sizes; needs no torch and no process group."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from megatron_moe_grpo.config.decoder_sizes import DecoderSizes
 from megatron_moe_grpo.config.schema import RunConfig
 from megatron_moe_grpo.errors import ConfigError
 
 
-def check_config(config: RunConfig, hf_config: Mapping[str, Any]) -> None:
+def check_config(config: RunConfig, sizes: DecoderSizes) -> None:
     """Raises ConfigError, before anything is built, for settings that contradict each other or the model."""
     training = config.training
     if (
@@ -26,12 +24,10 @@ def check_config(config: RunConfig, hf_config: Mapping[str, Any]) -> None:
             got=f"precision=bf16, training.updates_per_rollout={training.updates_per_rollout}",
             expected="precision=fp32, or one update a rollout",
         )
-    text = hf_config.get("text_config", {})
-    num_experts = text.get("num_local_experts", text.get("num_experts"))
-    if num_experts is None:
+    if sizes.num_experts is None:
         _check_dense(config)
     else:
-        _check_experts(config, num_experts, text.get("num_experts_per_tok"))
+        _check_experts(config, sizes.num_experts, sizes.num_active)
 
 
 def check_data_parallel(config: RunConfig, data_size: int) -> None:
@@ -62,10 +58,6 @@ def _check_dense(config: RunConfig) -> None:
 
 
 def _check_experts(config: RunConfig, num_experts: int, num_active: int) -> None:
-    if num_active > num_experts:
-        raise ConfigError(
-            "more experts active than there are", got=f"K={num_active}, N={num_experts}", expected="K <= N"
-        )
     if num_experts % config.parallel.expert:
         divisors = [size for size in range(1, num_experts + 1) if num_experts % size == 0]
         raise ConfigError(

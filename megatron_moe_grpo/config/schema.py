@@ -31,7 +31,7 @@ class DataConfig(Section):
     """Rows, images, and what happens to the bad ones."""
 
     train: str
-    """JSONL file of training rows (id, image or images, problem, options, solution, problem_type)."""
+    """JSONL file of training rows (id, image or images, video or videos, problem, options, solution, problem_type)."""
     evaluation: str | None = None
     """JSONL file of held-out rows; None: never evaluate during training."""
     image_root: str | None = None
@@ -40,6 +40,8 @@ class DataConfig(Section):
     """`error` stops at the first bad row and names it; `skip` counts and lists them all in the run folder."""
     max_prompt_tokens: int = Field(512, gt=0)
     """Longest prompt, image tokens included; a longer one is a bad row, never truncated."""
+    video_frames: int = Field(8, gt=0, le=64)
+    """Frames of a video that the model sees, at most, taken evenly over the clip (paper 8)."""
 
 
 class RoutingConfig(Section):

@@ -1,6 +1,18 @@
-"""Invertible weight-map engine; knows no model by name."""
+"""Invertible weight-map engine and the files it reads and writes; knows no model by name."""
 
 from megatron_moe_grpo.conversion.converter import Converter
-from megatron_moe_grpo.conversion.ops import Concat, FuseQKV, Op, Rename, Rule
+from megatron_moe_grpo.conversion.ops import Concat, FuseQKV, Op, Rename, Rule, SplitRule
+from megatron_moe_grpo.conversion.tensor_source import MemorySource, TensorSource, read_all
 
-__all__ = ["Concat", "Converter", "FuseQKV", "Op", "Rename", "Rule"]
+__all__ = [
+    "Concat",
+    "Converter",
+    "FuseQKV",
+    "MemorySource",
+    "Op",
+    "Rename",
+    "Rule",
+    "SplitRule",
+    "TensorSource",
+    "read_all",
+]

@@ -1,52 +1,110 @@
-"""Applies a weight map in either direction and accounts for every key."""
+"""Applies a weight map in either direction, one tensor at a time, and accounts for every key."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from megatron_moe_grpo.conversion.ops import Rule, Shape
+from megatron_moe_grpo.conversion.ops import Rule, Shape, SplitRule
+from megatron_moe_grpo.conversion.tensor_source import TensorSource
 from megatron_moe_grpo.errors import ConversionError
 
-State = dict[str, Tensor]
+QUANTISED_SUFFIXES = (
+    ".qweight",
+    ".qzeros",
+    ".scales",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".weight_packed",
+    ".g_idx",
+)
 
 
 class Converter:
-    """A weight map made runnable: `to_huggingface(to_megatron(state))` is `state`, bit for bit.
+    """A weight map made runnable: `to_huggingface(to_megatron(source))` is `source`, bit for bit.
 
-    Both directions check the whole state before they move anything: a key that no rule reads, a key that a rule
-    needs and does not find, a wrong shape, or a second dtype raises one ConversionError that names them all.
+    Both directions check the whole source before anything is read: a key that no rule reads, a key that a rule
+    needs and does not find, a wrong shape, or a second dtype raises one ConversionError that names them all.  What they
+    give is a source again: a tensor is made when it is read, and nothing larger than one rule's tensors is held.
     """
 
     def __init__(self, rules: Sequence[Rule]):
-        self._rules = [concrete for rule in rules for concrete in rule.expand()]
-        self.huggingface_shapes = _unique((key, shape) for rule in self._rules for key, shape in rule.sources.items())
-        self.megatron_shapes = _unique(
-            (rule.target, rule.op.fused_shape(list(rule.sources.values()))) for rule in self._rules
-        )
+        concrete = _layer_by_layer([concrete for rule in rules for concrete in rule.expand()])
+        self.huggingface_shapes = _unique(item for rule in concrete for item in rule.huggingface_shapes.items())
+        self.megatron_shapes = _unique(item for rule in concrete for item in rule.megatron_shapes.items())
+        self._rules = [rule for rule in concrete if not isinstance(rule, SplitRule)]
+        self._split_rules = [rule for rule in concrete if isinstance(rule, SplitRule)]
 
-    def to_megatron(self, huggingface_state: Mapping[str, Tensor]) -> State:
-        """Hugging Face state to Megatron state; renamed tensors are shared, fused ones are new.
-
-        Raises:
-            ConversionError: the keys, shapes and dtypes are not exactly those of the map.
-        """
-        _check(huggingface_state, self.huggingface_shapes, "Hugging Face")
-        return {rule.target: rule.op.forward([huggingface_state[key] for key in rule.sources]) for rule in self._rules}
-
-    def to_huggingface(self, megatron_state: Mapping[str, Tensor]) -> State:
-        """Megatron state to Hugging Face state, in the map's order.
+    def to_megatron(self, huggingface: TensorSource) -> TensorSource:
+        """Hugging Face weights as Megatron weights, layer by layer.
 
         Raises:
             ConversionError: the keys, shapes and dtypes are not exactly those of the map.
         """
-        _check(megatron_state, self.megatron_shapes, "Megatron")
-        state: State = {}
-        for rule in self._rules:
-            parts = rule.op.inverse(megatron_state[rule.target], list(rule.sources.values()))
-            state.update(zip(rule.sources, parts, strict=True))
-        return state
+        dtype = _check(huggingface, self.huggingface_shapes, "Hugging Face")
+        return _Converted(huggingface, self._rules, self._split_rules, self.megatron_shapes, dtype)
+
+    def to_huggingface(self, megatron: TensorSource) -> TensorSource:
+        """Megatron weights as Hugging Face weights, layer by layer.
+
+        Raises:
+            ConversionError: the keys, shapes and dtypes are not exactly those of the map.
+        """
+        dtype = _check(megatron, self.megatron_shapes, "Megatron")
+        return _Converted(megatron, self._split_rules, self._rules, self.huggingface_shapes, dtype)
+
+
+class _Converted:
+    """The other layout's tensors: joined of their parts when they are read, or taken out of a joined one.
+
+    The other parts of the tensor that was taken apart last wait until they are read, so it is read once.
+    """
+
+    def __init__(
+        self,
+        source: TensorSource,
+        joins: Sequence[Rule],
+        splits: Sequence[Rule],
+        shapes: Mapping[str, Shape],
+        dtype: torch.dtype,
+    ):
+        self._source = source
+        self._joins = {rule.target: rule for rule in joins}
+        self._splits = {key: rule for rule in splits for key in rule.sources}
+        self._waiting: dict[str, Tensor] = {}
+        self.shapes, self.dtypes = shapes, dict.fromkeys(shapes, dtype)
+
+    def read(self, name: str) -> Tensor:
+        if name in self._joins:
+            rule = self._joins[name]
+            return rule.op.forward([self._source.read(key) for key in rule.sources])
+        if name not in self._waiting:
+            self._waiting = {}
+            rule = self._splits[name]
+            parts = rule.op.inverse(self._source.read(rule.target), list(rule.sources.values()))
+            self._waiting = dict(zip(rule.sources, parts, strict=True))
+        return self._waiting.pop(name)
+
+
+def _layer_by_layer(rules: Sequence[Rule]) -> list[Rule]:
+    """All tensors of a layer together, so that one read of a file and one write of another go side by side.
+
+    A layer is the first number in a Megatron name, an expert the second; stacks of layers, and what is in none, keep
+    the map's order.
+    """
+    stacks: dict[str, int] = {}
+
+    def place(rule: Rule) -> tuple[int, ...]:
+        name = next(iter(rule.megatron_shapes))
+        before, *numbers = re.split(r"\.(\d+)(?:\.|$)", name)
+        indices = [int(number) for number in numbers[::2]]
+        # What stands in no stack is a stack of its own.
+        stack = stacks.setdefault(before if indices else name, len(stacks))
+        return stack, *indices
+
+    return sorted(rules, key=place)
 
 
 def _unique(items: Iterable[tuple[str, Shape]]) -> dict[str, Shape]:
@@ -58,21 +116,22 @@ def _unique(items: Iterable[tuple[str, Shape]]) -> dict[str, Shape]:
     return dict(pairs)
 
 
-def _check(state: Mapping[str, Tensor], shapes: Mapping[str, Shape], layout: str) -> None:
-    """Compares a state with what the map expects of it and reports every difference at once."""
-    problems = [f"missing: {key} {list(shapes[key])}" for key in shapes if key not in state]
-    problems += [f"unread: {key} {list(state[key].shape)}" for key in state if key not in shapes]
+def _check(source: TensorSource, shapes: Mapping[str, Shape], layout: str) -> torch.dtype:
+    """Compares a source with what the map expects of it, reports every difference at once, and gives the one dtype."""
+    _refuse_quantised(source)
+    problems = [f"missing: {key} {list(shapes[key])}" for key in shapes if key not in source.shapes]
+    problems += [f"unread: {key} {list(shape)}" for key, shape in source.shapes.items() if key not in shapes]
     problems += [
-        f"shape: {key} is {list(state[key].shape)}, should be {list(shape)}"
+        f"shape: {key} is {list(source.shapes[key])}, should be {list(shape)}"
         for key, shape in shapes.items()
-        if key in state and tuple(state[key].shape) != shape
+        if key in source.shapes and tuple(source.shapes[key]) != shape
     ]
-    dtypes = Counter(tensor.dtype for tensor in state.values())
+    dtypes = Counter(source.dtypes.values())
     main_dtype = max(dtypes, key=lambda dtype: dtypes[dtype]) if dtypes else torch.float32
     problems += [
-        f"dtype: {key} is {tensor.dtype}, most are {main_dtype}"
-        for key, tensor in state.items()
-        if tensor.dtype != main_dtype or not tensor.dtype.is_floating_point
+        f"dtype: {key} is {dtype}, most are {main_dtype}"
+        for key, dtype in source.dtypes.items()
+        if dtype != main_dtype or not dtype.is_floating_point
     ]
     if problems:
         raise ConversionError(
@@ -80,4 +139,18 @@ def _check(state: Mapping[str, Tensor], shapes: Mapping[str, Shape], layout: str
             got="\n            ".join(problems),
             expected=f"exactly the map's {len(shapes)} tensors, one floating-point dtype",
             remedy="check that config.json and the weights belong to the same model",
+        )
+    return main_dtype
+
+
+def _refuse_quantised(source: TensorSource) -> None:
+    """Numbers of one byte are no weights but codes, which mean nothing without their scales."""
+    quantised = [f"{key} {dtype}" for key, dtype in source.dtypes.items() if dtype.itemsize == 1]
+    quantised += [f"{key} {source.dtypes[key]}" for key in source.dtypes if key.endswith(QUANTISED_SUFFIXES)]
+    if quantised:
+        raise ConversionError(
+            "The weights are quantised, and cannot be trained.",
+            got=", ".join(quantised[:5]) + (f" and {len(quantised) - 5} more" if len(quantised) > 5 else ""),
+            expected="bfloat16, float16 or float32 weights",
+            remedy="download the model's unquantised version",
         )

@@ -7,9 +7,10 @@ again, bit for bit (`inverse`).  Nothing is computed: values are only moved, so 
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch import cat as concatenate
 
@@ -56,7 +57,7 @@ class Concat:
         return concatenate(list(parts))
 
     def inverse(self, fused: Tensor, part_shapes: Sequence[Shape]) -> list[Tensor]:
-        # Clones, because safetensors refuses to write tensors that share storage.
+        # Clones, because safetensors refuses tensors that share storage, and a view would keep the whole alive.
         return [part.clone() for part in fused.split([shape[0] for shape in part_shapes])]
 
 
@@ -81,7 +82,9 @@ class FuseQKV:
     def inverse(self, fused: Tensor, part_shapes: Sequence[Shape]) -> list[Tensor]:
         grouped = fused.reshape(self.num_kv_heads, -1, *fused.shape[1:])
         parts = grouped.split([shape[0] // self.num_kv_heads for shape in part_shapes], dim=1)
-        return [part.reshape(shape).clone() for part, shape in zip(parts, part_shapes, strict=True)]
+        # One copy each: `reshape` copies only what is not contiguous, and then a clone would be a second one.
+        contiguous = [part.clone(memory_format=torch.contiguous_format) for part in parts]
+        return [part.reshape(shape) for part, shape in zip(contiguous, part_shapes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,16 @@ class Rule:
     """Index name -> count."""
 
     @property
+    def huggingface_shapes(self) -> Mapping[str, Shape]:
+        """Hugging Face key -> shape."""
+        return self.sources
+
+    @property
+    def megatron_shapes(self) -> Mapping[str, Shape]:
+        """Megatron key -> shape."""
+        return {self.target: self.op.fused_shape(list(self.sources.values()))}
+
+    @property
     def num_parameters(self) -> int:
         """Weights under this rule, all repeats together."""
         return math.prod(self.repeat.values()) * sum(math.prod(shape) for shape in self.sources.values())
@@ -109,4 +122,17 @@ class Rule:
         for values in itertools.product(*map(range, self.repeat.values())):
             indices = dict(zip(self.repeat, values, strict=True))
             sources = {key.format(**indices): shape for key, shape in self.sources.items()}
-            yield Rule(self.op, sources, self.target.format(**indices))
+            yield replace(self, sources=sources, target=self.target.format(**indices), repeat={})
+
+
+@dataclass(frozen=True)
+class SplitRule(Rule):
+    """A rule the other way round: one Hugging Face tensor (`target`) holds several Megatron tensors (`sources`)."""
+
+    @property
+    def huggingface_shapes(self) -> Mapping[str, Shape]:
+        return super().megatron_shapes
+
+    @property
+    def megatron_shapes(self) -> Mapping[str, Shape]:
+        return self.sources

@@ -1,12 +1,12 @@
-"""A page of rows to look at: each with its pictures, question and options, the right one marked."""
+"""A page of rows to look at: each with its pictures and video frames, question and options, the right one marked."""
 
+import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from megatron_moe_grpo.data.images import read_image
 from megatron_moe_grpo.data.schema import Row
+from megatron_moe_grpo.data.visuals import VIDEO_FRAMES, VisualFiles, read_visual
 
 CARD_WIDTH = 220
 PICTURE_HEIGHT = 160
@@ -43,9 +43,9 @@ def _draw_card(row: Row) -> Image.Image:
         text = f"{option}  (solution)" if is_right else option
         lines += [(line, RIGHT if is_right else INK) for line in _wrap(text, font, width)]
     footer = [(line, FAINT) for line in _wrap(f"{row.id}  {row.problem_type}", font, width)]
-    picture_height = PICTURE_HEIGHT + MARGIN if row.image_paths else 0
+    picture_height = PICTURE_HEIGHT + MARGIN if row.visuals else 0
     card = Image.new("RGB", (CARD_WIDTH, 2 * MARGIN + picture_height + LINE_HEIGHT * (len(lines) + len(footer))), CARD)
-    _paste_pictures(card, row.image_paths, width)
+    _paste_pictures(card, row.visuals, width)
     draw = ImageDraw.Draw(card)
     top = MARGIN + picture_height
     for text, colour in lines + footer:
@@ -54,13 +54,19 @@ def _draw_card(row: Row) -> Image.Image:
     return card
 
 
-def _paste_pictures(card: Image.Image, paths: Sequence[Path], width: int) -> None:
-    """Side by side, each in an equal share of the width, centred."""
-    for index, path in enumerate(paths):
-        share = width // len(paths)
-        picture = _fit(read_image(path), share - (4 if len(paths) > 1 else 0), PICTURE_HEIGHT)
-        left = MARGIN + index * share + (share - picture.width) // 2
-        card.paste(picture, (left, MARGIN + (PICTURE_HEIGHT - picture.height) // 2))
+def _paste_pictures(card: Image.Image, visuals: Sequence[VisualFiles], width: int) -> None:
+    """In equal cells of a grid that is as broad as high, each centred; a video gives its frames."""
+    pictures = [frame for files in visuals for frame in read_visual(files, VIDEO_FRAMES).frames]
+    if not pictures:
+        return
+    columns = math.ceil(math.sqrt(len(pictures)))
+    cell_width, cell_height = width // columns, PICTURE_HEIGHT // math.ceil(len(pictures) / columns)
+    gap = 4 if len(pictures) > 1 else 0
+    for index, picture in enumerate(pictures):
+        fitted = _fit(picture, cell_width - gap, cell_height - gap)
+        left = MARGIN + index % columns * cell_width + (cell_width - fitted.width) // 2
+        top = MARGIN + index // columns * cell_height + (cell_height - fitted.height) // 2
+        card.paste(fitted, (left, top))
 
 
 def _fit(picture: Image.Image, width: int, height: int) -> Image.Image:

@@ -6,15 +6,19 @@ same picture as the trained one.
 """
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from megatron_moe_grpo.errors import DataError
 
 MAX_PIXELS = 4096 * 4096
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+# The four of EXIF's eight orientations that swap width and height.
+TURNING_ORIENTATIONS = (5, 6, 7, 8)
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L")
 
 # What Pillow 13 raises on damaged files of the four formats.  24,000 files with flipped bytes gave OSError (98 %),
@@ -39,13 +43,43 @@ def read_image(path: Path) -> Image.Image:
         DataError: names the path; not one of the four formats, above 16.8 megapixels, more than one frame, truncated
             or damaged.
     """
+    with _opened(path) as image:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def read_image_size(path: Path) -> tuple[int, int]:
+    """(width, height) of the picture that `read_image` gives, from its header; raises DataError as far as that tells.
+
+    Pillow decodes a PNG without EXIF data all the same: it may stand behind the pixels.
+    """
+    with _opened(path) as image:
+        is_turned = image.getexif().get(ExifTags.Base.Orientation) in TURNING_ORIENTATIONS
+        return image.size[::-1] if is_turned else image.size
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the file begins like one of the four formats, whatever its name."""
+    if not path.is_file():
+        return False
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except DECODE_ERRORS:
+        return True  # one of the formats, damaged: `read_image` names it
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture, its header read and found usable; what Pillow raises inside the block becomes a DataError."""
     try:
         if not path.is_file():
             raise DataError(f"{path} is not a file that can be read")
         with Image.open(path, formats=FORMATS) as image:
             _refuse_unusable(image, path)
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            yield image
     except DECODE_ERRORS as error:
         raise DataError(
             f"the image {path} cannot be decoded",
@@ -53,11 +87,6 @@ def read_image(path: Path) -> Image.Image:
             expected=f"a whole {', '.join(FORMATS)} file",
             remedy="replace the file, or skip the row",
         ) from error
-
-
-def check_image(path: Path) -> None:
-    """Decodes the whole picture and throws it away: the pre-flight of `read_image`.  Raises DataError likewise."""
-    read_image(path).close()
 
 
 def _refuse_unusable(image: Image.Image, path: Path) -> None:

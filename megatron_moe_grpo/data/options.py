@@ -12,6 +12,7 @@ from megatron_moe_grpo.data.row_place import RowPlace, shown
 
 MAX_OPTIONS = len(string.ascii_uppercase)
 IMAGE_TAG = "<image>"
+VIDEO_TAG = "<video>"
 
 # "A. text", "A) text", "(A) text", "A: text"; a letter alone is a bare option ("A" may name a part of the picture).
 LETTERED = re.compile(r"\(?([A-Z])[.):]\s*(.*)", re.DOTALL)
@@ -25,7 +26,7 @@ def normalise_options(options: Sequence[str], place: RowPlace) -> tuple[str, ...
 
     All lettered: letters are checked and rewritten.  None or only some lettered ("A. Lincoln" beside "Washington"):
     all are taken as bare text.  Raises DataError: fewer than 2 or more than 26, wrong letters, empty, duplicates,
-    image tags.
+    image or video tags.
     """
     if not 2 <= len(options) <= MAX_OPTIONS:
         raise place.problem("options", f"not 2 to {MAX_OPTIONS} options", got=f"{len(options)}: {shown(list(options))}")
@@ -50,12 +51,12 @@ def _refuse_unusable_texts(texts: list[str], place: RowPlace) -> None:
         letter = string.ascii_uppercase[index]
         if not text:
             raise place.problem("options", f"option {letter} is empty", got=shown(texts))
-        if IMAGE_TAG in text:
+        if IMAGE_TAG in text or VIDEO_TAG in text:
             raise place.problem(
                 "options",
-                f"option {letter} holds an image tag",
+                f"option {letter} holds an image or video tag",
                 got=shown(text),
-                remedy="put the pictures into the problem and name them in the options",
+                remedy="put the pictures and videos into the problem and name them in the options",
             )
         if text in texts[:index]:
             twin = string.ascii_uppercase[texts.index(text)]

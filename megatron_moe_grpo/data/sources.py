@@ -19,14 +19,15 @@ from typing import Any, Literal
 
 import datasets
 
-from megatron_moe_grpo.data.images import check_image
 from megatron_moe_grpo.data.row_place import RowPlace, shown
 from megatron_moe_grpo.data.schema import Row, parse_row, read_row_id
+from megatron_moe_grpo.data.visuals import VIDEO_FRAMES, VisualFiles, read_visual
 from megatron_moe_grpo.errors import DataError
 
 FEATURES = datasets.Features(
     {name: datasets.Value("string") for name in ("id", "problem", "solution", "problem_type")}
     | {name: datasets.List(datasets.Value("string")) for name in ("options", "images")}
+    | {"videos": datasets.List(datasets.List(datasets.Value("string")))}
 )
 
 
@@ -53,21 +54,23 @@ def load_rows(
     on_bad_row: Literal["error", "skip"] = "error",
     check_images: bool = True,
     known_problem: Callable[[Row], str | None] | None = None,
+    video_frames: int = VIDEO_FRAMES,
 ) -> LoadedRows:
     """Reads a JSONL file, a .json file with one list, or a folder written by `datasets`' save_to_disk.
 
     Args:
         image_root: folder that image paths start from and may not leave; None: the folder of `source`.
         on_bad_row: `error` raises at the first bad row, `skip` lists it in the result.
-        check_images: decode every picture once now, not in the middle of training.
+        check_images: decode every picture and video once now, not in the middle of training.
         known_problem: one more test of a parsed row, for what only the caller knows (say, its length in tokens): what
             is wrong with it, or None.  It may raise DataError instead.
+        video_frames: frames of a video that are decoded by that check, at most.
     Raises:
         DataError: names file, line, id and field; a file without a single good row raises under both policies.
     """
     image_root = source.parent if image_root is None else image_root
     seen_ids: dict[str, int] = {}
-    checked_images: set[Path] = set()
+    checked: set[VisualFiles] = set()
     rows: list[Row] = []
     skipped: list[SkippedRow] = []
     for line_number, read_raw in _raw_rows(source):
@@ -79,7 +82,7 @@ def load_rows(
             place = RowPlace(str(source), line_number, row_id)
             _refuse_duplicate(row, seen_ids, place)
             if check_images:
-                _check_images(row, checked_images, place)
+                _check_visuals(row, checked, video_frames, place)
             _refuse_known_problem(row, known_problem, place)
         except DataError as error:
             if on_bad_row == "error":
@@ -104,11 +107,18 @@ def rows_to_dataset(rows: Sequence[Row], image_root: Path) -> datasets.Dataset:
             "solution": row.solution,
             "problem_type": row.problem_type,
             "options": list(row.options),
-            "images": [str(path.relative_to(root)) for path in row.image_paths],
+            "images": [texts[0] for texts in _path_texts(row, root, is_video=False)],
+            "videos": _path_texts(row, root, is_video=True),
         }
         for row in rows
     ]
     return datasets.Dataset.from_list(records, features=FEATURES)
+
+
+def _path_texts(row: Row, root: Path, is_video: bool) -> list[list[str]]:
+    """Paths of each visual of one kind; reading order within a kind is all that the tags need."""
+    of_kind = [files for files in row.visuals if files.is_video == is_video]
+    return [[str(path.relative_to(root)) for path in files.paths] for files in of_kind]
 
 
 RawRows = Iterator[tuple[int, Callable[[], dict[str, Any]]]]
@@ -210,17 +220,21 @@ def _refuse_duplicate(row: Row, seen_ids: dict[str, int], place: RowPlace) -> No
         )
 
 
-def _check_images(row: Row, checked_images: set[Path], place: RowPlace) -> None:
-    for path in row.image_paths:
-        if path in checked_images:
+def _check_visuals(row: Row, checked: set[VisualFiles], video_frames: int, place: RowPlace) -> None:
+    for files in row.visuals:
+        if files in checked:
             continue
         try:
-            check_image(path)
+            read_visual(files, video_frames)
         except DataError as error:
             raise place.problem(
-                "image", error.what, got=error.got, expected=error.expected, remedy=error.remedy
+                "video" if files.is_video else "image",
+                error.what,
+                got=error.got,
+                expected=error.expected,
+                remedy=error.remedy,
             ) from error
-        checked_images.add(path)
+        checked.add(files)
 
 
 def _refuse_known_problem(row: Row, known_problem: Callable[[Row], str | None] | None, place: RowPlace) -> None:

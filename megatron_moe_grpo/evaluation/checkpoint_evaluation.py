@@ -11,10 +11,11 @@ from megatron_moe_grpo.evaluation.policy_evaluation import evaluate_policy
 from megatron_moe_grpo.mcore.parallel import start_parallel, stop_parallel
 from megatron_moe_grpo.mcore.routing_context import SelectionPolicy
 from megatron_moe_grpo.models.convert import load_model
-from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
+from megatron_moe_grpo.models.hf_folder import read_hf_config
+from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.rewards.reward import REWARDS
 from megatron_moe_grpo.rollout.decode import DecodeSettings
-from megatron_moe_grpo.rollout.prompts import encode_rows
+from megatron_moe_grpo.rollout.prompts import check_positions, encode_rows
 from megatron_moe_grpo.routing.trace import RouteMode
 
 
@@ -22,8 +23,12 @@ def evaluate_checkpoint(
     checkpoint: Path, rows_file: Path, *, max_new_tokens: int, batch_size: int, blank_images: bool = False
 ) -> list[ExampleRecord]:
     """Greedy answers with top-K experts to every row, in file order.  Arguments as for `evaluate_hf_folder`."""
-    processing = InternVLProcessing.from_folder(checkpoint / "assets")
+    assets = checkpoint / "assets"
+    hf_config = read_hf_config(assets)
+    family = family_of(hf_config)
+    processing = family.processing.from_folder(assets)
     rows = encode_rows(load_rows(rows_file).rows, processing)
+    check_positions(rows, max_new_tokens, family.parse_architecture(hf_config).text.max_positions)
     layout = start_parallel(ParallelConfig(), seed=0)
     settings = DecodeSettings(
         mode=RouteMode.TOP_K,

@@ -3,21 +3,22 @@
 Nothing of Megatron is imported: a user who downloads the folder has no more than this.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import InternVLForConditionalGeneration
+from transformers import PreTrainedModel
 
-from megatron_moe_grpo.data.images import read_image
 from megatron_moe_grpo.data.schema import Row
 from megatron_moe_grpo.data.sources import load_rows
+from megatron_moe_grpo.data.visuals import VIDEO_FRAMES, blanked, read_visual
 from megatron_moe_grpo.evaluation.accuracy import ExampleRecord
-from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
+from megatron_moe_grpo.models.hf_folder import read_hf_config
+from megatron_moe_grpo.models.processing import Processing
+from megatron_moe_grpo.models.registry import family_of
+from megatron_moe_grpo.models.token_batch import pad_prompts
 from megatron_moe_grpo.rewards.multiple_choice import multiple_choice_reward
-
-MID_GREY = 128
 
 
 def evaluate_hf_folder(
@@ -29,7 +30,7 @@ def evaluate_hf_folder(
     blank_images: bool = False,
     image_root: Path | None = None,
 ) -> list[ExampleRecord]:
-    """Greedy answers of `InternVLForConditionalGeneration` to every row, in file order.
+    """Greedy answers of the family's transformers class to every row, in file order.
 
     Uses the GPU where there is one, and the weights' own precision.
 
@@ -44,10 +45,11 @@ def evaluate_hf_folder(
     Raises:
         ConfigError: an incomplete folder.  DataError: the first bad row.
     """
-    processing = InternVLProcessing.from_folder(folder)
+    family = family_of(read_hf_config(folder))
+    processing = family.processing.from_folder(folder)
     rows = load_rows(rows_file, image_root).rows
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = InternVLForConditionalGeneration.from_pretrained(folder, dtype="auto", local_files_only=True)
+    model = family.huggingface_class().from_pretrained(folder, dtype="auto", local_files_only=True)
     model = model.to(device).eval()
     records = []
     for start in range(0, len(rows), batch_size):
@@ -59,38 +61,34 @@ def evaluate_hf_folder(
 
 @torch.inference_mode()
 def _greedy_responses(
-    model: InternVLForConditionalGeneration,
-    processing: InternVLProcessing,
+    model: PreTrainedModel,
+    processing: Processing,
     rows: Sequence[Row],
     max_new_tokens: int,
     blank_images: bool,
 ) -> list[str]:
-    prompts = [processing.encode(row.problem, row.options, len(row.image_paths)) for row in rows]
-    input_ids_BS, is_token_BS = _left_padded(prompts, processing.pad_token_id)
-    images = [read_image(path) for row in rows for path in row.image_paths]
+    visuals = [[read_visual(files, VIDEO_FRAMES) for files in row.visuals] for row in rows]
     if blank_images:
-        images = [image.point(lambda _: MID_GREY) for image in images]
-    pixel_values = processing.pixel_values(images)
-    # A batch without pictures must not name them at all: transformers takes neither None nor an empty tensor.
-    pictures = {"pixel_values": pixel_values.to(model.device, model.dtype)} if len(pixel_values) else {}
+        visuals = [[blanked(visual) for visual in of_row] for of_row in visuals]
+    prompts = [
+        processing.encode(row.problem, row.options, [visual.size for visual in of_row])
+        for row, of_row in zip(rows, visuals, strict=True)
+    ]
+    inputs = [processing.visual_inputs(of_row) for of_row in visuals]
+    batch = pad_prompts(prompts, inputs, processing.vision_token_ids, processing.pad_token_id).to(model.device)
     ids_BS = model.generate(
-        input_ids=input_ids_BS.to(model.device),
-        attention_mask=is_token_BS.long().to(model.device),
-        **pictures,
+        **_in_precision(processing.huggingface_inputs(batch), model.dtype),
         do_sample=False,
         max_new_tokens=max_new_tokens,
         eos_token_id=processing.eos_token_id,
         pad_token_id=processing.pad_token_id,
     )
-    return [processing.decode(ids) for ids in ids_BS[:, input_ids_BS.shape[1] :].tolist()]
+    return [processing.decode(ids) for ids in ids_BS[:, batch.token_ids_BS.shape[1] :].tolist()]
 
 
-def _left_padded(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
-    """(input_ids_BS, is_token_BS): every prompt ends in the last column."""
-    num_positions = max(map(len, prompts))
-    input_ids_BS = torch.tensor([[pad_token_id] * (num_positions - len(prompt)) + list(prompt) for prompt in prompts])
-    lengths_B1 = torch.tensor([len(prompt) for prompt in prompts])[:, None]
-    return input_ids_BS, torch.arange(num_positions) >= num_positions - lengths_B1
+def _in_precision(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Pixel values in the weights' precision, ids and masks as they are."""
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
 
 
 def _record(row: Row, response: str) -> ExampleRecord:

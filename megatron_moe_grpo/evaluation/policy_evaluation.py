@@ -9,7 +9,7 @@ import torch.distributed as dist
 from megatron_moe_grpo.evaluation.accuracy import AccuracyReport, ExampleRecord
 from megatron_moe_grpo.evaluation.expert_analysis import utilisation_entropy_nats
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
-from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
+from megatron_moe_grpo.models.processing import Processing
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
 from megatron_moe_grpo.rewards.reward import Reward
 from megatron_moe_grpo.rollout.collect import StepRows, collect_rollouts
@@ -47,7 +47,7 @@ def evaluate_policy(
     model: VisionLanguageModel,
     layout: ParallelLayout,
     rows: Sequence[EncodedRow],
-    processing: InternVLProcessing,
+    processing: Processing,
     settings: DecodeSettings,
     reward: Reward,
     prompts_per_forward: int,

@@ -1,4 +1,4 @@
-"""Example rollouts of the run report, with their pictures inlined."""
+"""Example rollouts of the run report, with their pictures and video frames inlined."""
 
 import base64
 import io
@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from megatron_moe_grpo.data.images import read_image
+from megatron_moe_grpo.data.visuals import VIDEO_FRAMES, VisualFiles, read_visual
 from megatron_moe_grpo.errors import DataError
 
 SMALLEST_SIDE_PIXELS = 192
@@ -30,28 +30,31 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Example:
-    """One question, its pictures (data URIs) and the whole group's responses."""
+    """One question, its pictures and videos and the whole group's responses."""
 
     id: str
     problem_type: str
     problem: str
     options: list[str]
     solution: str
-    images: list[str]
+    images: list[list[str]]
+    """Data URIs of each picture, one, or of each video, up to 8 frames."""
     missing_images: list[str]
     rollouts: list[Rollout]
     experts_differ: str | None
 
 
 def read_example(sample: Mapping[str, Any], run_folder: Path) -> Example:
-    """From one line of samples.jsonl; a relative image path starts at the run folder.
+    """From one line of samples.jsonl; a relative path starts at the run folder.
 
-    A picture that is gone or damaged is listed by name: the run may have moved to another machine.
+    A file that is gone or damaged is listed by name: the run may have moved to another machine.
     """
     images, missing = [], []
-    for text in sample["image_paths"]:
+    for text in sample["visual_paths"]:
+        # Read as a video, a picture has one frame.
+        files = VisualFiles((run_folder / text,), is_video=True)
         try:
-            images.append(image_data_uri(read_image(run_folder / text)))
+            images.append([image_data_uri(frame) for frame in read_visual(files, VIDEO_FRAMES).frames])
         except DataError:
             missing.append(Path(text).name)
     differ = sample.get("experts_differ")

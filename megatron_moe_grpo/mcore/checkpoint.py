@@ -15,14 +15,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing, parallel_state
+from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from torch.distributed.checkpoint.api import CheckpointException
 
+from megatron_moe_grpo.conversion.manifest import verify_manifest, write_manifest
 from megatron_moe_grpo.errors import CheckpointError
-from megatron_moe_grpo.mcore.manifest import verify_manifest, write_manifest
 from megatron_moe_grpo.mcore.optimizer import TrainableModel
 from megatron_moe_grpo.mcore.parallel import on_main_rank
+from megatron_moe_grpo.mcore.shard_plan import checkpoint_metadata, content_metadata
 
 
 def step_folder(parent: Path, step: int) -> Path:
@@ -45,10 +46,8 @@ def save_checkpoint(
         (unfinished / "weights").mkdir(parents=True)
         shutil.copytree(assets, unfinished / "assets")
     dist.barrier()
-    metadata = _metadata()
-    content = {key: value for key, value in metadata.items() if key != "dp_cp_group"}
-    sharded = _sharded_state(model, trainable, metadata, is_loading=False)
-    dist_checkpointing.save(sharded, str(unfinished / "weights"), content_metadata=content)
+    sharded = _sharded_state(model, trainable, checkpoint_metadata(), is_loading=False)
+    dist_checkpointing.save(sharded, str(unfinished / "weights"), content_metadata=content_metadata())
     dist.barrier()
     if is_main:
         has_optimizer = trainable is not None
@@ -73,7 +72,7 @@ def load_checkpoint(folder: Path, model: torch.nn.Module, trainable: TrainableMo
             expected="a checkpoint that training wrote",
             remedy="start a new run from it with model.checkpoint instead of resuming",
         )
-    sharded = _sharded_state(model, trainable, _metadata(), is_loading=True)
+    sharded = _sharded_state(model, trainable, checkpoint_metadata(), is_loading=True)
     try:
         loaded = dist_checkpointing.load(sharded, str(folder / "weights"))
     # CheckpointException is a BaseException: `except Exception` would let it end the process without a word.
@@ -107,16 +106,6 @@ def remove_old_checkpoints(parent: Path, keep: int) -> None:
         os.replace(folder, doomed)
     for unfinished in parent.glob("step_*.unfinished"):
         shutil.rmtree(unfinished)
-
-
-def _metadata() -> dict[str, Any]:
-    """`fully_reshardable` loads under another layout; Megatron's default cannot (0.16.1)."""
-    return {
-        "distrib_optim_sharding_type": "fully_reshardable",
-        "chained_optim_avoid_prefix": True,
-        "singleton_local_shards": False,
-        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
-    }
 
 
 def _sharded_state(

@@ -23,8 +23,13 @@ from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_transformer_layer_offset,
+)
 
+from megatron_moe_grpo.mcore.moe_layers import moe_layers
 from megatron_moe_grpo.mcore.stochastic_router import StochasticRouter
 
 
@@ -117,7 +122,7 @@ class CpuSpecProvider(LocalSpecProvider):
 
 
 def decoder_block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
-    """The decoder of this pipeline stage: every layer the same, MoE when `num_moe_experts` is set, dense otherwise."""
+    """The decoder of this pipeline stage: layers with experts where `moe_layers` says so, dense ones elsewhere."""
     backend: BackendSpecProvider = TESpecProvider() if torch.cuda.is_available() else CpuSpecProvider()
     norm = backend.layer_norm(rms_norm=True)
     qk_norm = backend.layer_norm(rms_norm=True, for_qk=True) if config.qk_layernorm else IdentityOp
@@ -132,24 +137,32 @@ def decoder_block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
             k_layernorm=qk_norm,
         ),
     )
-    layer = ModuleSpec(
-        module=TransformerLayer,
-        submodules=TransformerLayerSubmodules(
+
+    def layer(mlp: ModuleSpec) -> ModuleSpec:
+        submodules = TransformerLayerSubmodules(
             input_layernorm=norm,
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=norm,
-            mlp=_mlp_spec(config, backend),
+            mlp=mlp,
             mlp_bda=get_bias_dropout_add,
-        ),
-    )
-    return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=norm)
+        )
+        return ModuleSpec(module=TransformerLayer, submodules=submodules)
+
+    offset, routed = get_transformer_layer_offset(config), moe_layers(config)
+    specs = [
+        layer(_expert_spec(config, backend) if offset + index in routed else _dense_spec(backend))
+        for index in range(get_num_layers_to_build(config))
+    ]
+    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=norm)
 
 
-def _mlp_spec(config: TransformerConfig, backend: BackendSpecProvider) -> ModuleSpec:
-    if config.num_moe_experts is None:
-        linears = MLPSubmodules(linear_fc1=backend.column_parallel_linear(), linear_fc2=backend.row_parallel_linear())
-        return ModuleSpec(module=MLP, submodules=linears)
+def _dense_spec(backend: BackendSpecProvider) -> ModuleSpec:
+    linears = MLPSubmodules(linear_fc1=backend.column_parallel_linear(), linear_fc2=backend.row_parallel_linear())
+    return ModuleSpec(module=MLP, submodules=linears)
+
+
+def _expert_spec(config: TransformerConfig, backend: BackendSpecProvider) -> ModuleSpec:
     spec = get_moe_module_spec_for_backend(
         backend, num_experts=config.num_moe_experts, moe_grouped_gemm=config.moe_grouped_gemm
     )

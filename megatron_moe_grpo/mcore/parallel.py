@@ -89,6 +89,8 @@ def start_parallel(parallel: ParallelConfig, seed: int) -> ParallelLayout:
         pipeline_model_parallel_size=parallel.pipeline,
         expert_model_parallel_size=parallel.expert,
         expert_tensor_parallel_size=parallel.expert_tensor,
+        # A rank that is only imagined (imagined_ranks.py) has nobody to connect to.
+        create_gloo_process_groups=dist.get_backend() != "fake",
     )
     tensor_parallel.model_parallel_cuda_manual_seed(seed + 1)
     return ParallelLayout(

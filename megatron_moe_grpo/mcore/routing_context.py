@@ -12,6 +12,7 @@ from torch import Tensor
 
 from megatron_moe_grpo.config.schema import Guidance, Likelihood
 from megatron_moe_grpo.losses.term import LossTerm
+from megatron_moe_grpo.mcore.moe_layers import RouterSizes
 from megatron_moe_grpo.routing.selection import gaussian_noise, gumbel_noise, gumbel_top_k, noisy_top_k, top_k
 from megatron_moe_grpo.routing.trace import RouteMode, RoutingTrace, TraceLedger
 
@@ -26,10 +27,11 @@ class SelectionPolicy:
     temperature: float = 1.0
     seed: int = 0
 
-    def noise_LBSN(self, stream_B: Tensor, position_BS: Tensor, num_layers: int, num_experts: int) -> Tensor:
+    def noise_LBSN(self, stream_B: Tensor, position_BS: Tensor, sizes: RouterSizes) -> Tensor:
         """Selection noise of all layers: a few tensor operations a forward, not a layer."""
         draw = gaussian_noise if self.guidance == "noise" else gumbel_noise
-        return draw(self.seed, stream_B, torch.arange(num_layers, device=position_BS.device), position_BS, num_experts)
+        layer_L = torch.arange(sizes.num_layers, device=position_BS.device)
+        return draw(self.seed, stream_B, layer_L, position_BS, sizes.num_experts)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class RoutingContext:
     mode: RouteMode
     is_real_BS: Tensor
     is_vision_BS: Tensor
-    num_layers: int
+    sizes: RouterSizes
     policy: SelectionPolicy = SelectionPolicy()
     is_allowed_L2N: Tensor | None = None
     """Guidance mask; index 1 of the middle axis is vision.  None: every expert is open."""
@@ -103,7 +105,8 @@ class RoutingContext:
     gate: GateTerm | None = None
     balance: BalanceTerm | None = None
     record_by_layer: dict[int, LayerRecord] = field(default_factory=dict)
-    """Of this pipeline stage, in the order of the forward pass: first layer first."""
+    """Of this pipeline stage, in the order of the forward pass: first layer first.  Empty where all its layers are
+    dense."""
     gate_by_layer: dict[int, LossTerm] = field(default_factory=dict)
     balance_loss_by_layer: dict[int, Tensor] = field(default_factory=dict)
     position_slice: slice = field(default_factory=lambda: slice(None))
@@ -118,12 +121,12 @@ class RoutingContext:
         """True for experts that the guidance mask closes to a token of `layer`; None when all are open."""
         return None if self.is_allowed_L2N is None else self._is_closed_LMN[layer]
 
-    def noise_MN(self, layer: int, num_experts: int) -> Tensor:
+    def noise_MN(self, layer: int) -> Tensor:
         """The layer's selection noise."""
         if self._noise_LMN is None:
             noise_LBSN = self.noise_LBSN
             if noise_LBSN is None:
-                noise_LBSN = self.policy.noise_LBSN(self.stream_B, self.position_BS, self.num_layers, num_experts)
+                noise_LBSN = self.policy.noise_LBSN(self.stream_B, self.position_BS, self.sizes)
             self._noise_LMN = noise_LBSN[:, :, self.position_slice].transpose(1, 2).flatten(1, 2)
         return self._noise_LMN[layer]
 

@@ -31,7 +31,7 @@ def join_forwards(contexts: Sequence[RoutingContext]) -> RoutingContext:
         mode=first.mode,
         is_real_BS=torch.cat([context.is_real_BS for context in contexts], dim=1),
         is_vision_BS=torch.cat([context.is_vision_BS for context in contexts], dim=1),
-        num_layers=first.num_layers,
+        sizes=first.sizes,
         policy=first.policy,
         explores_BS=explores_BS,
         record_by_layer={
@@ -76,23 +76,28 @@ def recorded_entropy_L(context: RoutingContext) -> Tensor:
 def recorded_top_k_L2N(context: RoutingContext) -> Tensor:
     """How many of this rank's text and vision (index 1) tokens have each expert in their top-K, float64."""
     logits_LMN = _stacked(context, "logits_MN")
-    num_active = next(iter(context.record_by_layer.values())).experts_MK.shape[1]
     is_chosen_LMN = torch.zeros_like(logits_LMN, dtype=torch.float64)
-    is_chosen_LMN.scatter_(2, logits_LMN.topk(num_active, dim=2).indices, 1.0)
+    is_chosen_LMN.scatter_(2, logits_LMN.topk(context.sizes.num_active, dim=2).indices, 1.0)
     is_real_M, is_vision_M = context.to_local(context.is_real_BS), context.to_local(context.is_vision_BS)
     modality_2M = torch.stack((is_real_M & ~is_vision_M, is_real_M & is_vision_M)).double()
     return _all_layers(modality_2M @ is_chosen_LMN, context)
 
 
 def _stacked(context: RoutingContext, name: str) -> Tensor:
-    """One field of all records, [layers of this stage, M, ...]."""
+    """One field of all records, [layers of this stage, M, K or N]."""
+    if not context.record_by_layer:
+        num_tokens = context.to_local(context.is_real_BS).shape[0]
+        device, sizes = context.is_real_BS.device, context.sizes
+        if name == "experts_MK":
+            return torch.zeros(0, num_tokens, sizes.num_active, dtype=torch.int64, device=device)
+        return torch.zeros(0, num_tokens, sizes.num_experts, device=device)
     return torch.stack([vars(record)[name] for record in context.record_by_layer.values()])
 
 
 def _all_layers(values: Tensor, context: RoutingContext) -> Tensor:
     """[layers of this stage, ...] -> [L, ...]."""
-    if len(values) == context.num_layers:
+    if len(values) == context.sizes.num_layers:
         return values
-    everywhere = values.new_zeros(context.num_layers, *values.shape[1:])
+    everywhere = values.new_zeros(context.sizes.num_layers, *values.shape[1:])
     everywhere[list(context.record_by_layer)] = values
     return everywhere

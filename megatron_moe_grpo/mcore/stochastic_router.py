@@ -21,6 +21,7 @@ from megatron_moe_grpo.errors import TraceError
 from megatron_moe_grpo.losses.gate_grpo import gate_grpo_layer_loss
 from megatron_moe_grpo.losses.load_balancing import load_balancing_loss
 from megatron_moe_grpo.losses.term import LossTerm
+from megatron_moe_grpo.mcore.moe_layers import moe_layers
 from megatron_moe_grpo.mcore.routing_context import LayerRecord, RoutingContext
 from megatron_moe_grpo.routing.likelihood import selection_logprob
 from megatron_moe_grpo.routing.selection import combination_weights, count_selections, top_k
@@ -39,11 +40,13 @@ class StochasticRouter(TopKRouter):
         # Checkpointed forwards wait here for their recomputation; 1F1B recomputes micro-batches in forward order.
         self._awaiting_recompute: deque[RoutingContext | None] = deque()
         self.context: RoutingContext | None = None
+        self.layer: int | None = None
+        """Index of this MoE layer among those of all pipeline stages, from 0; dense layers are not counted."""
 
-    @property
-    def layer(self) -> int:
-        """Index of this MoE layer among all pipeline stages, from 0."""
-        return self.layer_number - 1
+    def set_layer_number(self, layer_number: int) -> None:
+        """Megatron tells each layer its number in the whole model, from 1, once it is built."""
+        super().set_layer_number(layer_number)
+        self.layer = moe_layers(self.config).index(layer_number - 1)
 
     def forward(self, input: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """probs [M, N] and routing_map [M, N] for hidden states [s_local, b, D]."""
@@ -95,7 +98,7 @@ class StochasticRouter(TopKRouter):
             return top_k(policy_logits_MN.detach(), self.topk)
         noise_MN = None
         if context.policy.guidance != "none":
-            noise_MN = context.noise_MN(self.layer, self.num_experts)
+            noise_MN = context.noise_MN(self.layer)
         experts_MK = context.select(policy_logits_MN.detach(), noise_MN, self.topk)
         if context.explores_BS is None:
             return experts_MK

@@ -8,62 +8,84 @@ from typing import Any
 import torch
 
 from megatron_moe_grpo.config.schema import ParallelConfig
-from megatron_moe_grpo.conversion import Converter
+from megatron_moe_grpo.conversion import Converter, TensorSource
+from megatron_moe_grpo.conversion.new_folder import refuse_existing
+from megatron_moe_grpo.conversion.progress import progress_bar
+from megatron_moe_grpo.conversion.safetensors_folder import SafetensorsFolder
+from megatron_moe_grpo.conversion.tensor_bytes import source_bytes
+from megatron_moe_grpo.conversion.verified_source import verified
 from megatron_moe_grpo.errors import ConversionError
-from megatron_moe_grpo.mcore.checkpoint import load_checkpoint, save_checkpoint
-from megatron_moe_grpo.models.hf_folder import (
-    copy_assets,
-    read_hf_config,
-    read_hf_state,
-    refuse_existing,
-    write_hf_folder,
-)
-from megatron_moe_grpo.models.internvl.model import InternVLModel, build_internvl
+from megatron_moe_grpo.mcore.checkpoint import load_checkpoint
+from megatron_moe_grpo.mcore.streamed_checkpoint import MegatronCheckpoint, write_streamed_checkpoint
+from megatron_moe_grpo.models.export_assets import Layout, export_assets
+from megatron_moe_grpo.models.hf_folder import CONFIG_FILE, copy_assets, read_hf_config, write_safetensors_folder
 from megatron_moe_grpo.models.registry import family_of
+from megatron_moe_grpo.models.vlm import VisionLanguageModel
 
 
-def import_huggingface(source: Path, out: Path) -> None:
-    """Writes `out`, a Megatron checkpoint with the Hugging Face folder's weights and assets.
+def import_huggingface(source: Path, out: Path, is_bar_forced: bool = False) -> None:
+    """Writes `out`, a Megatron checkpoint with the Hugging Face folder's weights and assets, one tensor at a time.
 
-    Needs process groups of one process.  Raises ConversionError for keys or shapes that do not fit, or if `out` exists.
+    Needs process groups of one process.
+
+    Args:
+        is_bar_forced: show the progress bar where there is no terminal, too.
+    Raises:
+        ConversionError: keys, shapes or dtypes do not fit, the disk is too full, or `out` exists.
+        CheckpointError: `source` has a manifest and is not what it says.
     """
     refuse_existing(out)
     hf_config = read_hf_config(source)
-    model = _build(hf_config)
-    converter = Converter(family_of(hf_config).weight_map(hf_config))
-    load_megatron_state(model, converter.to_megatron(read_hf_state(source)))
-    with tempfile.TemporaryDirectory() as assets:
-        shutil.copyfile(source / "config.json", Path(assets) / "config.json")
+    with verified(SafetensorsFolder(source), source) as huggingface, tempfile.TemporaryDirectory() as assets:
+        megatron = _converter(hf_config).to_megatron(huggingface)
+        shutil.copyfile(source / CONFIG_FILE, Path(assets) / CONFIG_FILE)
         copy_assets(source, Path(assets))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(out, model, Path(assets), {"step": 0, "imported_from": source.name})
+        state = {"step": 0, "imported_from": source.name}
+        with progress_bar("import", source_bytes(megatron), is_bar_forced) as progress:
+            write_streamed_checkpoint(out, megatron, lambda: _build(hf_config), Path(assets), state, progress)
 
 
-def export_huggingface(checkpoint: Path, out: Path) -> None:
-    """Writes `out`, a stock Hugging Face folder, from a checkpoint of any parallel layout; no optimizer state."""
+def export_huggingface(checkpoint: Path, out: Path, layout: Layout = "same", is_bar_forced: bool = False) -> None:
+    """Writes `out`, a Hugging Face folder, from a checkpoint of any parallel layout; no optimizer state.
+
+    Args:
+        layout: see `export_assets`.
+        is_bar_forced: show the progress bar where there is no terminal, too.
+    Raises:
+        ConversionError: keys, shapes or dtypes do not fit, the disk is too full, or `out` exists.
+        CheckpointError: the checkpoint is not what its manifest says.
+    """
     refuse_existing(out)
-    hf_config = read_hf_config(checkpoint / "assets")
-    model = load_model(checkpoint)
-    state = Converter(family_of(hf_config).weight_map(hf_config)).to_huggingface(megatron_state(model))
-    write_hf_folder(out, state, hf_config, assets=checkpoint / "assets")
+    with export_assets(checkpoint / "assets", layout) as assets:
+        hf_config = read_hf_config(assets)
+        huggingface = _converter(hf_config).to_huggingface(MegatronCheckpoint(checkpoint))
+        with progress_bar("export", source_bytes(huggingface), is_bar_forced) as progress:
+            write_safetensors_folder(out, huggingface, hf_config, assets, progress=progress)
 
 
-def load_model(checkpoint: Path) -> InternVLModel:
+def _converter(hf_config: dict[str, Any]) -> Converter:
+    return Converter(family_of(hf_config).weight_map(hf_config))
+
+
+def load_model(checkpoint: Path) -> VisionLanguageModel:
     """The model of a checkpoint, whole, on this process."""
     model = _build(read_hf_config(checkpoint / "assets"))
     load_checkpoint(checkpoint, model)
     return model
 
 
-def load_megatron_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Fills every parameter and buffer of an unsharded `model`."""
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    missing = [key for key in missing if not key.endswith("_extra_state")]
-    if missing or unexpected:
+def load_megatron_state(model: torch.nn.Module, source: TensorSource) -> None:
+    """Fills every parameter and buffer of an unsharded `model`, one tensor at a time."""
+    state = megatron_state(model)
+    expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if dict(source.shapes) != expected:
+        missing, unexpected = expected.items() - source.shapes.items(), source.shapes.items() - expected.items()
         raise ConversionError(
             "The converted weights do not fit the Megatron model.",
-            got=f"missing {missing[:5]}, unexpected {unexpected[:5]}",
+            got=f"missing {sorted(missing)[:5]}, unexpected {sorted(unexpected)[:5]}",
         )
+    for name, tensor in state.items():
+        tensor.copy_(source.read(name))
 
 
 def megatron_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -71,6 +93,5 @@ def megatron_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {key: value for key, value in model.state_dict().items() if not key.endswith("_extra_state")}
 
 
-def _build(hf_config: dict[str, Any]) -> InternVLModel:
-    architecture = family_of(hf_config).parse_architecture(hf_config)
-    return build_internvl(architecture, hf_config, ParallelConfig(), "fp32")
+def _build(hf_config: dict[str, Any]) -> VisionLanguageModel:
+    return family_of(hf_config).build_model(hf_config, ParallelConfig(), "fp32")

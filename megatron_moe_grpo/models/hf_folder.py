@@ -1,24 +1,31 @@
 """Hugging Face model folders: config.json and safetensors in, the same out; nothing is unpickled or executed."""
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from huggingface_hub import split_state_dict_into_shards_factory
 from torch import Tensor
 
+from megatron_moe_grpo.conversion.manifest import write_manifest
+from megatron_moe_grpo.conversion.new_folder import new_folder
+from megatron_moe_grpo.conversion.progress import Progress, no_progress
+from megatron_moe_grpo.conversion.safetensors_folder import INDEX_FILE, SafetensorsFolder
+from megatron_moe_grpo.conversion.safetensors_writer import write_safetensors
+from megatron_moe_grpo.conversion.tensor_bytes import num_bytes_of, source_bytes
+from megatron_moe_grpo.conversion.tensor_source import MemorySource, TensorSource, read_all
+from megatron_moe_grpo.conversion.weight_formats import refuse_adapters, refuse_other_formats
 from megatron_moe_grpo.errors import ConversionError
+from megatron_moe_grpo.models.modeling_files import copy_modeling_file
 
-INDEX_FILE = "model.safetensors.index.json"
+CONFIG_FILE = "config.json"
+MAX_SHARD_BYTES = 5 * 10**9
 # Copied from model to model; a closed list, so that no code travels with the weights.
 ASSET_FILES = (
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -31,101 +38,141 @@ ASSET_FILES = (
     "video_preprocessor_config.json",
     "generation_config.json",
 )
+# Layouts that this package knows without their code: InternVL's own, and our export of an upcycled Qwen2-VL.
+KNOWN_CUSTOM_CODE = ("internvl_chat", "qwen2_vl_moe")
 
 
 def read_hf_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json.
 
     Raises:
-        ConversionError: the file is missing or is not a JSON object.
+        ConversionError: the file is missing or is not a JSON object; the model is quantised, an adapter, or defined by
+            code of its own.
     """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        refuse_adapters(folder)
+        if not list(folder.glob("*.safetensors")):
+            refuse_other_formats(folder)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConversionError(
             "config.json cannot be read.", got=f"{folder}: {error}", expected="a Hugging Face model folder"
         ) from error
     if not isinstance(config, dict):
-        raise ConversionError("config.json is not a JSON object.", got=folder / "config.json")
+        raise ConversionError("config.json is not a JSON object.", got=path)
+    _refuse_quantisation(path, config)
+    _refuse_custom_code(path, config)
     return config
 
 
 def read_hf_state(folder: Path) -> dict[str, Tensor]:
-    """All weights of the folder, from one safetensors file or from the shards its index names.
+    """All weights of a folder that fits into memory.
 
     Raises:
-        ConversionError: no safetensors, a missing or damaged shard, or a weight that the index names and no shard has.
+        ConversionError: as SafetensorsFolder.
     """
-    key_to_file = _read_index(folder)
-    names = sorted(set(key_to_file.values())) if key_to_file else ["model.safetensors"]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise ConversionError(
-            "Weight files are missing.",
-            got=f"{folder} lacks {', '.join(missing)}",
-            expected="safetensors (other formats are not read, because they can run code)",
-        )
-    state: dict[str, Tensor] = {}
-    for name in names:
-        try:
-            state.update(load_file(folder / name))
-        except (SafetensorError, OSError) as error:
-            raise ConversionError(
-                "A weight file is damaged.", got=f"{folder / name}: {error}", remedy="copy or download it again"
-            ) from error
-    lost = sorted(set(key_to_file) - set(state))
-    if lost:
-        raise ConversionError("Weights named by the index are in no shard.", got=", ".join(lost))
-    return state
+    return read_all(SafetensorsFolder(folder))
 
 
 def write_hf_folder(
-    folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], assets: Path, max_shard_size: str = "5GB"
+    folder: Path,
+    state: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    assets: Path,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Writes a model folder, whole or not at all: into a temporary folder beside it, renamed at the end.
+    """As `write_safetensors_folder`, from weights in memory."""
+    write_safetensors_folder(folder, MemorySource(state), config, assets, max_shard_bytes)
+
+
+def write_safetensors_folder(
+    folder: Path,
+    source: TensorSource,
+    config: Mapping[str, Any],
+    assets: Path,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Progress = no_progress,
+) -> None:
+    """Writes a model folder as transformers would, one tensor in memory at a time; it appears whole or not at all.
 
     Args:
-        assets: folder whose tokenizer and processor files go along.
-        max_shard_size: larger models are split into shards with an index.
+        assets: folder whose tokenizer and processor files go along, byte for byte; its config.json too, if `config`
+            says the same.
+        max_shard_bytes: larger models are split into shards with an index.
     Raises:
-        ConversionError: `folder` exists already.
+        ConversionError: `folder` exists already, or the disk is too full; before anything is written.
     """
-    refuse_existing(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        unfinished.chmod(0o755)
-        save_torch_state_dict(dict(state), unfinished, max_shard_size=max_shard_size)
-        (unfinished / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    split = split_state_dict_into_shards_factory(
+        {name: (shape, source.dtypes[name]) for name, shape in source.shapes.items()},
+        get_storage_size=lambda described: num_bytes_of(*described),
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_bytes,
+    )
+    with new_folder(folder, source_bytes(source) + _asset_bytes(assets)) as unfinished:
+        _write_config(unfinished, config, assets)
         copy_assets(assets, unfinished)
-        os.rename(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def refuse_existing(folder: Path) -> None:
-    """Raises ConversionError if `folder` exists: nothing is ever overwritten."""
-    if folder.exists():
-        raise ConversionError("The output folder exists already.", got=folder, remedy="remove it or name another one")
+        copy_modeling_file(config, unfinished)
+        digests = {
+            file: write_safetensors(unfinished / file, source, names, progress)
+            for file, names in split.filename_to_tensors.items()
+        }
+        if split.is_sharded:
+            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+            (unfinished / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
+        write_manifest(unfinished, digests)
 
 
 def copy_assets(source: Path, target: Path) -> None:
     """Copies the tokenizer and processor files that `source` has."""
-    for name in ASSET_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+    for path in _asset_paths(source):
+        shutil.copyfile(path, target / path.name)
 
 
-def _read_index(folder: Path) -> dict[str, str]:
-    """Key -> shard file, empty without an index; file names must stay inside the folder."""
-    path = folder / INDEX_FILE
-    if not path.is_file():
-        return {}
-    try:
-        key_to_file = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        outside = [name for name in key_to_file.values() if Path(name).name != name]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ConversionError("The index of the weight files cannot be read.", got=f"{path}: {error!r}") from error
-    if outside:
-        raise ConversionError("The index names files outside the folder.", got=", ".join(outside))
-    return key_to_file
+def _asset_paths(folder: Path) -> list[Path]:
+    return [folder / name for name in ASSET_FILES if (folder / name).is_file()]
+
+
+def _asset_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in _asset_paths(folder))
+
+
+def _write_config(folder: Path, config: Mapping[str, Any], assets: Path) -> None:
+    """The bytes of the source's own file where it says the same, so that an unchanged config stays unchanged."""
+    original = assets / CONFIG_FILE
+    if original.is_file() and json.loads(original.read_text(encoding="utf-8")) == config:
+        shutil.copyfile(original, folder / CONFIG_FILE)
+        return
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def _parts(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The config and the configs of its parts, by what to call them."""
+    nested = {key: value for key, value in config.items() if key.endswith("_config") and isinstance(value, dict)}
+    return {"": config} | {f"{key}.": value for key, value in nested.items()}
+
+
+def _refuse_quantisation(path: Path, config: Mapping[str, Any]) -> None:
+    for part, values in _parts(config).items():
+        quantisation = values.get("quantization_config")
+        if quantisation:
+            method = quantisation.get("quant_method", "") if isinstance(quantisation, dict) else quantisation
+            raise ConversionError(
+                "The model is quantised, and cannot be trained.",
+                got=f"{path}: {part}quantization_config {method}",
+                expected="bfloat16, float16 or float32 weights",
+                remedy="download the model's unquantised version",
+            )
+
+
+def _refuse_custom_code(path: Path, config: Mapping[str, Any]) -> None:
+    """`auto_map` names Python files of the folder; the layouts that need none of them are exempt."""
+    if "auto_map" in config and config.get("model_type") not in KNOWN_CUSTOM_CODE:
+        raise ConversionError(
+            "The model is defined by code of its own (auto_map), which is never imported.",
+            got=f"{path}: model_type {config.get('model_type')}",
+            expected=f"a model without auto_map, or of type {' or '.join(KNOWN_CUSTOM_CODE)}, whose layout is known",
+            remedy="use a version of the model in transformers' own layout (InternVL: the repositories ending in -HF)",
+        )

@@ -2,33 +2,162 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
+from megatron_moe_grpo.config.decoder_sizes import DecoderSizes
+from megatron_moe_grpo.config.schema import ParallelConfig
 from megatron_moe_grpo.conversion import Rule
 from megatron_moe_grpo.errors import ConfigError
+from megatron_moe_grpo.models.internvl.chat_assets import write_native_assets
 from megatron_moe_grpo.models.internvl.config import InternVLArchitecture
+from megatron_moe_grpo.models.internvl.moe_config import upcycled_config as internvl_upcycled_config
 from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
 from megatron_moe_grpo.models.internvl.weight_map import weight_map as internvl_weight_map
+from megatron_moe_grpo.models.processing import Processing
+from megatron_moe_grpo.models.qwen2_vl.config import Qwen2VLArchitecture
+from megatron_moe_grpo.models.qwen2_vl.moe_config import upcycled_config as qwen2_vl_upcycled_config
+from megatron_moe_grpo.models.qwen2_vl.processing import Qwen2VLProcessing
+from megatron_moe_grpo.models.qwen2_vl.weight_map import weight_map as qwen2_vl_weight_map
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from megatron_moe_grpo.models.vlm import VisionLanguageModel
+
+HfConfig = Mapping[str, Any]
+
+
+class Architecture(Protocol):
+    """The sizes of a checkpoint; families add their vision tower's."""
+
+    text: DecoderSizes
+
+
+class ModelBuilder(Protocol):
+    """One pipeline stage of a family's Megatron model, with freshly initialised weights."""
+
+    def __call__(
+        self,
+        hf_config: HfConfig,
+        parallel: ParallelConfig,
+        precision: str,
+        is_first_stage: bool = True,
+        is_last_stage: bool = True,
+    ) -> "VisionLanguageModel": ...
 
 
 @dataclass(frozen=True)
 class Family:
     """What a family brings."""
 
-    parse_architecture: Callable[[Mapping[str, Any]], InternVLArchitecture]
+    parse_architecture: Callable[[HfConfig], Architecture]
     """config.json dict -> sizes; ConfigError for what is not supported."""
-    processing: type[InternVLProcessing]
-    """Text and pictures -> model inputs."""
-    weight_map: Callable[[Mapping[str, Any]], list[Rule]]
+    processing: type[Processing]
+    """Text and visuals -> model inputs."""
+    weight_map: Callable[[HfConfig], list[Rule]]
     """config.json dict -> conversion rules."""
+    upcycled_config: Callable[[HfConfig, Mapping[str, Any]], dict[str, Any]]
+    """A dense model's config.json dict, and what the text config shall say about experts -> the upcycled model's."""
+    build_model: ModelBuilder
+    """Imports Megatron when it is called, not before: evaluating an exported folder must do without."""
+    huggingface_class: Callable[[], "type[PreTrainedModel]"]
+    """The transformers class that loads an exported folder."""
+    write_native_assets: Callable[[Path, Path], None] | None = None
+    """Assets of an original layout -> the files, `config.json` included, with which stock transformers runs the model,
+    into an existing folder.  None: the assets are such files already."""
+
+
+def _build_internvl(
+    hf_config: HfConfig,
+    parallel: ParallelConfig,
+    precision: str,
+    is_first_stage: bool = True,
+    is_last_stage: bool = True,
+) -> "VisionLanguageModel":
+    from megatron_moe_grpo.models.internvl.model import build_internvl
+
+    return build_internvl(hf_config, parallel, precision, is_first_stage, is_last_stage)
+
+
+def _internvl_class() -> "type[PreTrainedModel]":
+    from transformers import InternVLForConditionalGeneration
+
+    return InternVLForConditionalGeneration
+
+
+def _no_class_without_remote_code() -> "type[PreTrainedModel]":
+    raise ConfigError(
+        "transformers has no class for InternVL's original layout, and the folder's own code is never run.",
+        got="model_type: internvl_chat",
+        expected="model_type: internvl",
+        remedy="export the checkpoint with --layout native",
+    )
+
+
+def _build_qwen2_vl(
+    hf_config: HfConfig,
+    parallel: ParallelConfig,
+    precision: str,
+    is_first_stage: bool = True,
+    is_last_stage: bool = True,
+) -> "VisionLanguageModel":
+    from megatron_moe_grpo.models.qwen2_vl.model import build_qwen2_vl
+
+    return build_qwen2_vl(hf_config, parallel, precision, is_first_stage, is_last_stage)
+
+
+def _qwen2_vl_class() -> "type[PreTrainedModel]":
+    from transformers import Qwen2VLForConditionalGeneration
+
+    return Qwen2VLForConditionalGeneration
+
+
+def _qwen2_vl_moe_class() -> "type[PreTrainedModel]":
+    """Our own file, not the copy of it that lies in an exported folder."""
+    from megatron_moe_grpo.models.qwen2_vl.modeling_qwen2_vl_moe import Qwen2VLMoeForConditionalGeneration
+
+    return Qwen2VLMoeForConditionalGeneration
 
 
 FAMILIES: dict[str, Family] = {
-    "internvl": Family(InternVLArchitecture.from_huggingface, InternVLProcessing, internvl_weight_map),
+    "internvl": Family(
+        parse_architecture=InternVLArchitecture.from_huggingface,
+        processing=InternVLProcessing,
+        weight_map=internvl_weight_map,
+        upcycled_config=internvl_upcycled_config,
+        build_model=_build_internvl,
+        huggingface_class=_internvl_class,
+    ),
+    "internvl_chat": Family(
+        parse_architecture=InternVLArchitecture.from_huggingface,
+        processing=InternVLProcessing,
+        weight_map=internvl_weight_map,
+        upcycled_config=internvl_upcycled_config,
+        build_model=_build_internvl,
+        huggingface_class=_no_class_without_remote_code,
+        write_native_assets=write_native_assets,
+    ),
+    "qwen2_vl": Family(
+        parse_architecture=Qwen2VLArchitecture.from_huggingface,
+        processing=Qwen2VLProcessing,
+        weight_map=qwen2_vl_weight_map,
+        upcycled_config=qwen2_vl_upcycled_config,
+        build_model=_build_qwen2_vl,
+        huggingface_class=_qwen2_vl_class,
+    ),
+    "qwen2_vl_moe": Family(
+        parse_architecture=Qwen2VLArchitecture.from_huggingface,
+        processing=Qwen2VLProcessing,
+        weight_map=qwen2_vl_weight_map,
+        upcycled_config=qwen2_vl_upcycled_config,
+        build_model=_build_qwen2_vl,
+        huggingface_class=_qwen2_vl_moe_class,
+    ),
 }
 
 
-def family_of(hf_config: Mapping[str, Any]) -> Family:
+def family_of(hf_config: HfConfig) -> Family:
     """The family of a `config.json` dict.
 
     Raises:
@@ -40,6 +169,5 @@ def family_of(hf_config: Mapping[str, Any]) -> Family:
             "This model family is not supported.",
             got=f"model_type: {name}",
             expected=f"model_type: {' or '.join(sorted(FAMILIES))}",
-            remedy="InternVL checkpoints of type internvl_chat have a -HF version in the supported layout",
         )
     return FAMILIES[name]

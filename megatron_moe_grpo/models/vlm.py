@@ -12,8 +12,8 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
+from megatron_moe_grpo.config.decoder_sizes import DecoderSizes
 from megatron_moe_grpo.mcore.layer_spec import decoder_block_spec
-from megatron_moe_grpo.mcore.transformer_config import DecoderSizes
 from megatron_moe_grpo.models.token_batch import TokenBatch
 
 
@@ -63,7 +63,7 @@ class VisionLanguageModel(MegatronModule):
             pre_process=is_first_stage,
             post_process=is_last_stage,
             share_embeddings_and_output_weights=sizes.ties_embeddings,
-            position_embedding_type="rope",
+            position_embedding_type="rope" if sizes.mrope_section is None else "mrope",
             rotary_base=sizes.rope_theta,
             # Images are spliced into whole sequences first; we scatter afterwards.
             scatter_embedding_sequence_parallel=False,
@@ -77,8 +77,8 @@ class VisionLanguageModel(MegatronModule):
         """The tied weight, where Megatron looks for it when it sums its gradient over the first and last stage."""
         return self.language_model.shared_embedding_or_output_weight()
 
-    def image_features(self, pixel_values: Tensor) -> Tensor:
-        """Features of every image token, [images * tokens an image, D]; overridden by each family."""
+    def image_features(self, batch: TokenBatch) -> Tensor:
+        """Features of every vision token of the batch, [F, D], in reading order; overridden by each family."""
         raise NotImplementedError
 
     def forward(
@@ -97,7 +97,8 @@ class VisionLanguageModel(MegatronModule):
         hidden_SBD = self._embed(batch, features_FD) if self.pre_process else None
         return self.language_model(
             input_ids=batch.token_ids_BS,
-            position_ids=None,
+            # Only the multimodal rotary embedding reads positions; the plain one counts from the left edge.
+            position_ids=batch.rope_position_3BS,
             attention_mask=forbidden_attention(batch.is_real_BS, num_queries),
             decoder_input=hidden_SBD,
             labels=labels_BS,
@@ -109,7 +110,7 @@ class VisionLanguageModel(MegatronModule):
         """Token embeddings with image features in their places, [S, B, D], scattered under sequence parallelism."""
         hidden_SBD = self.language_model.embedding(input_ids=batch.token_ids_BS, position_ids=None)
         if features_FD is None and batch.pixel_values is not None:
-            features_FD = self.image_features(batch.pixel_values)
+            features_FD = self.image_features(batch)
         if features_FD is not None:
             # Contiguous, or the transposed strides reach the pipeline's send, which refuses them.
             slot_SB = batch.image_slot_BS.T.contiguous()

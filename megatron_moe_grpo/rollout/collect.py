@@ -10,7 +10,7 @@ from megatron_moe_grpo.config.schema import RunConfig
 from megatron_moe_grpo.mcore.decoding import decoding_mode
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.mcore.routing_context import SelectionPolicy
-from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
+from megatron_moe_grpo.models.processing import Processing
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
 from megatron_moe_grpo.rewards.reward import Reward
 from megatron_moe_grpo.rollout.decode import DecodeSettings, decode
@@ -37,7 +37,7 @@ def collect_rollouts(
     model: VisionLanguageModel,
     layout: ParallelLayout,
     step_rows: StepRows,
-    processing: InternVLProcessing,
+    processing: Processing,
     settings: DecodeSettings,
     reward: Reward,
     group_size: int,
@@ -60,7 +60,7 @@ def collect_rollouts(
             batch = prompts.batch(start, stop)
             features_FD = None
             if layout.is_first_stage and batch.pixel_values is not None:
-                features_FD = model.image_features(batch.pixel_values)
+                features_FD = model.image_features(batch)
             streams = stream_B[start * group_size : stop * group_size]
             parts.append(decode(model, layout, batch.repeated(group_size), streams, settings, features_FD))
     responses = Responses.cat(parts)
@@ -72,9 +72,7 @@ def collect_rollouts(
     return RolloutBatch(prompts, responses, texts, torch.tensor(rewards, device=device), group_size, stream_B)
 
 
-def rollout_settings(
-    config: RunConfig, processing: InternVLProcessing, is_allowed_L2N: Tensor | None
-) -> DecodeSettings:
+def rollout_settings(config: RunConfig, processing: Processing, is_allowed_L2N: Tensor | None) -> DecodeSettings:
     """How training explores."""
     routing, device = config.routing, torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return DecodeSettings(
@@ -111,7 +109,7 @@ def selection_policy(config: RunConfig) -> SelectionPolicy:
     )
 
 
-def _texts(responses: Responses, processing: InternVLProcessing) -> list[str]:
+def _texts(responses: Responses, processing: Processing) -> list[str]:
     tokens, masks = responses.token_ids_BT.tolist(), responses.is_response_BT.tolist()
     return [
         processing.decode([token for token, is_response in zip(row, mask, strict=True) if is_response])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from megatron_moe_grpo.mcore.decoding import CachedForward
+from megatron_moe_grpo.mcore.moe_layers import router_sizes
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.mcore.routing_context import RoutingContext, SelectionPolicy
 from megatron_moe_grpo.mcore.routing_records import (
@@ -68,7 +69,8 @@ def decode(
     for step in range(settings.max_new_tokens):
         context = recorder.start(new, noise.of_step(step, batch), settings)
         hand_over(context)
-        logits_BV = forward(replace(new, is_real_BS=batch.is_real_BS), features_FD)
+        fed = replace(new, is_real_BS=batch.is_real_BS, rope_position_3BS=batch.rope_position_3BS)
+        logits_BV = forward(fed, features_FD)
         recorder.finish(context)
         token_B = _choose_tokens(logits_BV, batch, stream_B, settings)
         logprob_B = torch.log_softmax(logits_BV, dim=-1).gather(1, token_B[:, None])[:, 0]
@@ -78,7 +80,7 @@ def decode(
             break
         features_FD = None
         batch = batch.extended(token_B[:, None], is_open_B[:, None])
-        new = TokenBatch(token_B[:, None], is_open_B[:, None], torch.full_like(token_B[:, None], -1), None)
+        new = TokenBatch(token_B[:, None], is_open_B[:, None], torch.full_like(token_B[:, None], -1))
     hand_over(None)
     num_padding = settings.max_new_tokens - len(tokens)
     return Responses(
@@ -115,7 +117,7 @@ class _Recorder:
     """Collects what the routers of this stage wrote, forward by forward, and joins the pipeline stages at the end."""
 
     def __init__(self, model: VisionLanguageModel, layout: ParallelLayout):
-        self._config, self._layout = model.config, layout
+        self._sizes, self._layout = router_sizes(model.config), layout
         self._forwards: list[RoutingContext] = []
         self._experts_BSLK: list[Tensor] = []
         self._logprob_BSL: list[Tensor] = []
@@ -123,13 +125,13 @@ class _Recorder:
 
     def start(self, new: TokenBatch, noise_LBSN: Tensor | None, settings: DecodeSettings) -> RoutingContext | None:
         """The context of the next forward; None for a dense model."""
-        if self._config.num_moe_experts is None:
+        if self._sizes is None:
             return None
         return RoutingContext(
             mode=settings.mode,
             is_real_BS=new.is_real_BS,
             is_vision_BS=new.is_vision_BS,
-            num_layers=self._config.num_layers,
+            sizes=self._sizes,
             policy=settings.policy,
             is_allowed_L2N=settings.is_allowed_L2N,
             explores_BS=None if settings.explores_prompt else _produces_response(new),
@@ -183,11 +185,9 @@ class _SelectionNoise:
     """Noise of the prompt's positions, then of many steps at once."""
 
     def __init__(self, model: VisionLanguageModel, stream_B: Tensor, settings: DecodeSettings):
-        self._config, self._stream_B, self._settings = model.config, stream_B, settings
+        self._sizes, self._stream_B, self._settings = router_sizes(model.config), stream_B, settings
         self._has_noise = (
-            model.config.num_moe_experts is not None
-            and settings.mode is RouteMode.SAMPLE
-            and settings.policy.guidance != "none"
+            self._sizes is not None and settings.mode is RouteMode.SAMPLE and settings.policy.guidance != "none"
         )
         self._ahead_LBTN: Tensor | None = None
 
@@ -206,8 +206,7 @@ class _SelectionNoise:
         return self._ahead_LBTN[:, :, index : index + 1]
 
     def _draw(self, position_BS: Tensor) -> Tensor:
-        config = self._config
-        return self._settings.policy.noise_LBSN(self._stream_B, position_BS, config.num_layers, config.num_moe_experts)
+        return self._settings.policy.noise_LBSN(self._stream_B, position_BS, self._sizes)
 
 
 def _produces_response(new: TokenBatch) -> Tensor:

@@ -1,19 +1,19 @@
-"""Checked rows to prompts: encoded once at the start, pictures decoded once a step and never copied for a group."""
+"""Checked rows to prompts: encoded once at the start, visuals decoded once a step and never copied for a group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from megatron_moe_grpo.config.schema import DataConfig
-from megatron_moe_grpo.data.images import read_image
 from megatron_moe_grpo.data.schema import Row
 from megatron_moe_grpo.data.sources import LoadedRows, load_rows
-from megatron_moe_grpo.errors import DataError
-from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
+from megatron_moe_grpo.data.visuals import VIDEO_FRAMES, blanked, read_visual, read_visual_size
+from megatron_moe_grpo.errors import ConfigError, DataError
+from megatron_moe_grpo.models.processing import Processing
 from megatron_moe_grpo.models.token_batch import TokenBatch, pad_prompts
+from megatron_moe_grpo.models.visual_inputs import VisualInputs
 
 
 @dataclass(frozen=True)
@@ -23,74 +23,102 @@ class EncodedRow:
     row: Row
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
+    video_frames: int = VIDEO_FRAMES
+    """Frames that a video was encoded with, at most."""
 
 
-def check_rows(path: str, data: DataConfig, processing: InternVLProcessing) -> LoadedRows:
-    """Reads and checks every row and picture before training starts; `data.on_bad_row` decides on bad ones."""
+def check_rows(path: str, data: DataConfig, processing: Processing) -> LoadedRows:
+    """Reads and checks every row and visual before training starts; `data.on_bad_row` decides on bad ones."""
 
     def problem_as_prompt(row: Row) -> str | None:
         try:
-            num_tokens = len(processing.encode(row.problem, row.options, len(row.image_paths)))
+            num_tokens = len(_prompt_ids(row, processing, data.video_frames))
         except DataError as error:
             # Returned, not raised: the reader of rows adds file, line and id.
             return str(error)
         if num_tokens <= data.max_prompt_tokens:
             return None
         return (
-            f"the prompt has {num_tokens} tokens, image tokens included; data.max_prompt_tokens is "
+            f"the prompt has {num_tokens} tokens, vision tokens included; data.max_prompt_tokens is "
             f"{data.max_prompt_tokens} (prompts are never truncated: raise the limit or drop the row)"
         )
 
     root = None if data.image_root is None else Path(data.image_root)
-    return load_rows(Path(path), root, data.on_bad_row, known_problem=problem_as_prompt)
+    return load_rows(Path(path), root, data.on_bad_row, known_problem=problem_as_prompt, video_frames=data.video_frames)
 
 
-def encode_rows(rows: Sequence[Row], processing: InternVLProcessing) -> list[EncodedRow]:
+def encode_rows(rows: Sequence[Row], processing: Processing, video_frames: int = VIDEO_FRAMES) -> list[EncodedRow]:
     """Prompts and right answers of checked rows as token ids."""
     return [
         EncodedRow(
             row,
-            tuple(processing.encode(row.problem, row.options, len(row.image_paths))),
+            tuple(_prompt_ids(row, processing, video_frames)),
             tuple(processing.answer_ids(row.solution)),
+            video_frames,
         )
         for row in rows
     ]
 
 
+def _prompt_ids(row: Row, processing: Processing, video_frames: int) -> list[int]:
+    """What a visual takes in tokens follows from its size alone, which its header tells."""
+    sizes = [read_visual_size(files, video_frames) for files in row.visuals]
+    return processing.encode(row.problem, row.options, sizes)
+
+
 @dataclass(frozen=True, eq=False)
 class PreparedPrompts:
-    """One rank's prompts of a step with their pictures' pixel values; batches of any part are cut from it."""
+    """One rank's prompts of a step with their visuals' pixel values; batches of any part are cut from it."""
 
     rows: list[EncodedRow]
-    images: list[Tensor | None]
+    visuals: list[VisualInputs | None]
     num_positions: int
     """Positions of every prompt batch: the longest prompt of the step on any rank, padding included."""
-    processing: InternVLProcessing
+    processing: Processing
 
     def batch(self, start: int, stop: int) -> TokenBatch:
         """Prompts start..stop-1, padded on the left to `num_positions`."""
+        rows, visuals = self.rows[start:stop], self.visuals[start:stop]
+        grids = [None if visual is None else visual.grid_V3 for visual in visuals]
         batch = pad_prompts(
-            [row.prompt_ids for row in self.rows[start:stop]],
-            self.images[start:stop],
-            self.processing.image_token_id,
-            self.processing.num_image_tokens,
+            [row.prompt_ids for row in rows],
+            visuals,
+            self.processing.vision_token_ids,
             self.processing.pad_token_id,
             self.num_positions,
+            [self.processing.rope_position_3S(row.prompt_ids, grid) for row, grid in zip(rows, grids, strict=True)],
         )
         return batch.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def prepare_prompts(
-    rows: Sequence[EncodedRow], num_positions: int, processing: InternVLProcessing, blank_images: bool = False
+    rows: Sequence[EncodedRow], num_positions: int, processing: Processing, blank_images: bool = False
 ) -> PreparedPrompts:
-    """Decodes the rows' pictures; `blank_images` replaces each by mid-grey, for the control."""
-    images: list[Tensor | None] = []
+    """Decodes the rows' pictures and videos; `blank_images` replaces each frame by mid-grey, for the control."""
+    visuals: list[VisualInputs | None] = []
     for row in rows:
-        pictures = [read_image(path) for path in row.row.image_paths]
-        if blank_images:
-            pictures = [picture.point(lambda _: 128) for picture in pictures]
-        images.append(processing.pixel_values(pictures) if pictures else None)
-    return PreparedPrompts(list(rows), images, num_positions, processing)
+        seen = [read_visual(files, row.video_frames) for files in row.row.visuals]
+        visuals.append(processing.visual_inputs([blanked(visual) for visual in seen] if blank_images else seen))
+    return PreparedPrompts(list(rows), visuals, num_positions, processing)
+
+
+def check_positions(rows: Sequence[EncodedRow], max_new_tokens: int, max_positions: int) -> None:
+    """Every prompt with its longest answer stays within the positions that the model was made for.
+
+    Beyond them models with scaled rotary embeddings (InternVL3's `dynamic`) turn otherwise than Megatron does.
+
+    Raises:
+        ConfigError: it does not; names the row.
+    """
+    longest = max(rows, key=lambda row: len(row.prompt_ids))
+    if len(longest.prompt_ids) + max_new_tokens > max_positions:
+        raise ConfigError(
+            "A prompt and its answer are longer than the model allows.",
+            got=f"row {longest.row.id}: {len(longest.prompt_ids)} prompt tokens and {max_new_tokens} new ones",
+            expected=f"at most {max_positions} together (max_position_embeddings)",
+            remedy="lower data.max_prompt_tokens with data.on_bad_row: skip, rollout.max_new_tokens, or the number of "
+            "tiles or frames",
+        )
 
 
 def padded_positions(rows: Sequence[EncodedRow], num_appended: int, multiple_of: int) -> int:

@@ -40,9 +40,10 @@ def update_metrics(
     values["gate_clip_fraction"] = _total([term.metrics["clip_fraction"] for term in gates], layout)
     # Every layer adds its own Switch loss; the mean over layers is 1 at perfect balance, however deep the model.
     balance_sum = _total(balances, layout)
-    values["load_balancing_loss"] = balance_sum / contexts[0].num_layers
+    values["load_balancing_loss"] = balance_sum / contexts[0].sizes.num_layers
     values["loss"] += losses.gate_coefficient * values["gate_loss"] + losses.load_balancing_coefficient * balance_sum
-    values["rollout_train_selection_logprob_gap"] = _largest([_selection_gap(batch) for batch in batches], layout)
+    gaps = [_selection_gap(batch) for batch in batches if batch.context.record_by_layer]
+    values["rollout_train_selection_logprob_gap"] = _largest(gaps, layout)
     return values
 
 

@@ -21,11 +21,10 @@ from megatron_moe_grpo.mcore.checkpoint import (
 )
 from megatron_moe_grpo.mcore.optimizer import TrainableModel, freeze_parts, make_trainable
 from megatron_moe_grpo.mcore.parallel import ParallelLayout, on_main_rank, start_parallel
-from megatron_moe_grpo.models.internvl.model import build_internvl
-from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
+from megatron_moe_grpo.models.processing import Processing
 from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.rollout.collect import StepRows
-from megatron_moe_grpo.rollout.prompts import EncodedRow, check_rows, encode_rows
+from megatron_moe_grpo.rollout.prompts import EncodedRow, check_positions, check_rows, encode_rows
 from megatron_moe_grpo.routing.guidance import ModalityCounts
 from megatron_moe_grpo.training.console import StepProgress
 from megatron_moe_grpo.training.run_folder import RunFolder, write_atomically
@@ -41,7 +40,7 @@ class Run:
     folder: RunFolder
     log: RunLog
     progress: StepProgress
-    processing: InternVLProcessing
+    processing: Processing
     assets: Path
     trainable: TrainableModel
     train_rows: list[EncodedRow]
@@ -82,22 +81,23 @@ def start_run(config: RunConfig) -> Run:
     """Checks, then builds; resumes where the run folder's newest checkpoint ends."""
     source = Path(config.model.checkpoint)
     hf_config = _read_model_config(source)
-    check_config(config, hf_config)
+    family = family_of(hf_config)
+    text, counts = family.parse_architecture(hf_config).text, None
+    check_config(config, text)
     layout = start_parallel(config.parallel, config.seed)
     check_data_parallel(config, layout.data_size)
     folder = on_main_rank(lambda: RunFolder.open(Path(config.output_dir) / config.name, dump_config(config)))
-    processing = InternVLProcessing.from_folder(source / "assets")
+    processing = family.processing.from_folder(source / "assets")
     train_rows, evaluation_rows = _load_rows(config, processing, folder)
-    architecture = family_of(hf_config).parse_architecture(hf_config)
-    model = build_internvl(
-        architecture, hf_config, config.parallel, config.precision, layout.is_first_stage, layout.is_last_stage
+    check_positions([*train_rows, *evaluation_rows], config.rollout.max_new_tokens, text.max_positions)
+    model = family.build_model(
+        hf_config, config.parallel, config.precision, layout.is_first_stage, layout.is_last_stage
     )
     freeze_parts(model, config.model.freeze)
     training = config.training
     trainable = make_trainable(model, config.optimizer, training.steps * training.updates_per_rollout)
-    text, counts = architecture.text, None
     if text.num_experts is not None:
-        counts = ModalityCounts(text.num_layers, text.num_experts, config.routing.guidance_decay)
+        counts = ModalityCounts(len(text.moe_layers), text.num_experts, config.routing.guidance_decay)
     first_step = _load_weights(source, folder, trainable, counts)
     log = open_run_log(folder, config.name, config.model_dump(mode="json"), config.logging, is_writer=layout.is_main)
     log.truncate_after(first_step if first_step > 0 else -1)
@@ -134,17 +134,17 @@ def _read_model_config(source: Path) -> dict[str, Any]:
 
 
 def _load_rows(
-    config: RunConfig, processing: InternVLProcessing, folder: RunFolder
+    config: RunConfig, processing: Processing, folder: RunFolder
 ) -> tuple[list[EncodedRow], list[EncodedRow]]:
-    """Training and held-out rows, checked on the main rank only (it decodes every picture), encoded on all."""
+    """Training and held-out rows, checked (every picture is decoded) and encoded on the main rank, shared with all."""
     paths = [path for path in (config.data.train, config.data.evaluation) if path is not None]
 
-    def check() -> list[LoadedRows]:
+    def check() -> list[list[EncodedRow]]:
         loaded = [check_rows(path, config.data, processing) for path in paths]
         _list_bad_rows(folder, paths, loaded)
-        return loaded
+        return [encode_rows(rows.rows, processing, config.data.video_frames) for rows in loaded]
 
-    train, *held_out = (encode_rows(loaded.rows, processing) for loaded in on_main_rank(check))
+    train, *held_out = on_main_rank(check)
     return train, held_out[0] if held_out else []
 
 

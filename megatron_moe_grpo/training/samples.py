@@ -1,9 +1,10 @@
-"""Example rollouts for the report: whole groups with their pictures, answers and rewards."""
+"""Example rollouts for the report: whole groups with their pictures and videos, answers and rewards."""
 
 from itertools import combinations
 
 from torch import Tensor
 
+from megatron_moe_grpo.data.visuals import seen_paths
 from megatron_moe_grpo.rollout.records import RolloutBatch
 from megatron_moe_grpo.training.run import Run
 
@@ -22,7 +23,9 @@ def log_samples(run: Run, done: int, rollouts: RolloutBatch) -> None:
                 "problem": row.problem,
                 "options": list(row.options),
                 "solution": row.solution,
-                "image_paths": [str(path) for path in row.image_paths],
+                "visual_paths": [
+                    str(path) for files in row.visuals for path in seen_paths(files, encoded.video_frames)
+                ],
                 "responses": rollouts.texts[group],
                 "rewards": rollouts.reward_B[group].tolist(),
                 "experts_differ": _share_that_differs(rollouts.responses.trace.experts_BSLK[group]),

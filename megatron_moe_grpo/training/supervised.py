@@ -7,6 +7,7 @@ from torch import Tensor
 
 from megatron_moe_grpo.losses.token_grpo import token_weights
 from megatron_moe_grpo.mcore.forward_backward import Metrics, forward_backward
+from megatron_moe_grpo.mcore.moe_layers import router_sizes
 from megatron_moe_grpo.mcore.routing_context import BalanceTerm, RoutingContext
 from megatron_moe_grpo.mcore.routing_records import recorded_entropy_L, recorded_top_k_L2N
 from megatron_moe_grpo.mcore.stochastic_router import route_with
@@ -91,7 +92,8 @@ def _answer_batch(
 def _routing_context(run: Run, tokens: TokenBatch, stream_B: Tensor) -> RoutingContext | None:
     """Experts by `routing.guidance`: `none` is Det-FT, `multinomial` Stoch-FT-Multi, `noise` Stoch-FT-Noise."""
     config = run.config
-    if run.model.config.num_moe_experts is None:
+    sizes = router_sizes(run.model.config)
+    if sizes is None:
         return None
     is_real_BS = tokens.is_real_BS
     # The counts of a micro-batch are its own, so its tokens' weights add up to 1 before Megatron averages.
@@ -100,7 +102,7 @@ def _routing_context(run: Run, tokens: TokenBatch, stream_B: Tensor) -> RoutingC
         mode=RouteMode.SAMPLE,
         is_real_BS=is_real_BS,
         is_vision_BS=tokens.is_vision_BS,
-        num_layers=run.model.config.num_layers,
+        sizes=sizes,
         policy=selection_policy(config),
         is_allowed_L2N=current_mask(run),
         stream_B=stream_B,
@@ -112,9 +114,9 @@ def _routing_context(run: Run, tokens: TokenBatch, stream_B: Tensor) -> RoutingC
 def _routing_report(run: Run, contexts: list[RoutingContext]) -> dict[str, float]:
     if not contexts:
         return {}
-    num_layers, num_experts = run.model.config.num_layers, run.model.config.num_moe_experts
-    top_k_L2N = torch.zeros(num_layers, 2, num_experts, dtype=torch.float64, device=run.layout.device)
-    entropy_L = torch.zeros(num_layers, dtype=torch.float64, device=run.layout.device)
+    sizes = contexts[0].sizes
+    top_k_L2N = torch.zeros(sizes.num_layers, 2, sizes.num_experts, dtype=torch.float64, device=run.layout.device)
+    entropy_L = torch.zeros(sizes.num_layers, dtype=torch.float64, device=run.layout.device)
     for context in contexts:
         top_k_L2N += recorded_top_k_L2N(context)
         entropy_L += recorded_entropy_L(context)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from megatron_moe_grpo.losses.token_grpo import token_grpo_loss
 from megatron_moe_grpo.mcore.forward_backward import Metrics, forward_backward
+from megatron_moe_grpo.mcore.moe_layers import router_sizes
 from megatron_moe_grpo.mcore.optimizer import TrainableModel
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.mcore.stochastic_router import route_with, stochastic_routers
@@ -39,8 +40,8 @@ def accumulate_gradients(
     """Forward and backward over all micro-batches, without the optimizer step."""
     module = trainable.module
     layers = [router.layer for router in stochastic_routers(module)]
-    num_layers = module.config.num_layers
-    batches, constants, ledger = update_batches(rollouts, advantage_B, layout, settings, layers, num_layers)
+    sizes = router_sizes(module.config)
+    batches, constants, ledger = update_batches(rollouts, advantage_B, layout, settings, layers, sizes)
     hand_over = route_with(module)
 
     def forward(model: torch.nn.Module, batch: UpdateBatch) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from megatron_moe_grpo.config.schema import LossConfig
 from megatron_moe_grpo.losses.gate_grpo import gate_position_weights, gate_positions
+from megatron_moe_grpo.mcore.moe_layers import RouterSizes
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.mcore.routing_context import BalanceTerm, GateTerm, RoutingContext, SelectionPolicy
 from megatron_moe_grpo.models.token_batch import TokenBatch
@@ -88,13 +89,13 @@ def update_batches(
     layout: ParallelLayout,
     settings: UpdateSettings,
     layers: list[int],
-    num_layers: int,
+    sizes: RouterSizes | None,
 ) -> tuple[list[UpdateBatch], StepConstants, TraceLedger]:
     """All micro-batches of this rank, and the ledger in which their replays are counted.
 
     Args:
-        layers: MoE layers on this pipeline stage; none for a dense model.
-        num_layers: L of the whole model.
+        layers: MoE layers on this pipeline stage, counted over the whole model.
+        sizes: L, N and K of the whole model; None for a dense one.
     """
     num_prompts = len(rollouts.prompts.rows)
     size = min(settings.micro_batch_prompts, num_prompts)
@@ -105,7 +106,7 @@ def update_batches(
     for index, start in enumerate(starts):
         batch = _cut(rollouts, advantage_B, start, min(start + size, num_prompts))
         if batch.trace is not None:
-            context = _routing_context(batch, rollouts, constants, settings, num_layers)
+            context = _routing_context(batch, rollouts, constants, settings, sizes)
             context.ledger, context.micro_batch = ledger, index
             batch = replace(batch, context=context)
         batches.append(batch)
@@ -143,12 +144,12 @@ def _fed_tokens(rollouts: RolloutBatch, start: int, stop: int) -> TokenBatch:
 
 
 def _routing_context(
-    batch: UpdateBatch, rollouts: RolloutBatch, constants: StepConstants, settings: UpdateSettings, num_layers: int
+    batch: UpdateBatch, rollouts: RolloutBatch, constants: StepConstants, settings: UpdateSettings, sizes: RouterSizes
 ) -> RoutingContext:
     losses, is_real_BS = settings.losses, batch.tokens.is_real_BS
     gate = balance = None
     if losses.gate_coefficient > 0:
-        weight_BS = gate_position_weights(_gate_positions(batch, settings), num_layers) / constants.num_sequences
+        weight_BS = gate_position_weights(_gate_positions(batch, settings), sizes.num_layers) / constants.num_sequences
         gate = GateTerm(
             old_logprob_BSL=batch.trace.logprob_BSL if settings.trusts_rollout_logprobs else None,
             advantage_B=batch.advantage_B,
@@ -167,7 +168,7 @@ def _routing_context(
         mode=RouteMode.REPLAY,
         is_real_BS=is_real_BS,
         is_vision_BS=batch.tokens.is_vision_BS,
-        num_layers=num_layers,
+        sizes=sizes,
         policy=settings.policy,
         is_allowed_L2N=batch.trace.is_allowed_L2N,
         explores_BS=None if settings.explores_prompt else _explored_positions(batch, rollouts),

@@ -37,7 +37,7 @@ class Mistake:
 
 
 def remove_a_shard(checkpoint: Path) -> None:
-    (checkpoint / "weights" / "__0_1.distcp").unlink()
+    next((checkpoint / "weights").glob("*.distcp")).unlink()
 
 
 def cut_config(checkpoint: Path) -> None:
@@ -56,7 +56,7 @@ MISTAKES = {
     "mistyped_key": Mistake(("unknown key 'rollout.group_sise'", "group_size"), {"rollout.group_sise": 4}),
     "unknown_section": Mistake(("unknown key 'rolout'", "did you mean 'rollout'"), {"rolout.group_size": 4}),
     "wrong_type": Mistake(("'training.steps'", "got:", "many", "expected:"), {"training.steps": "many"}),
-    "more_active_than_experts": Mistake(("K=9, N=8", "K <= N"), damage=claim_nine_active),
+    "more_active_than_experts": Mistake(("K = 9, N = 8", "K <= N"), damage=claim_nine_active),
     "experts_not_divisible": Mistake(("8 experts, parallel.expert=3", "1, 2, 4, 8"), {"parallel.expert": 3}),
     "guidance_closes_too_many": Mistake(
         ("1 of 8 experts open", "K=2", "guidance_fraction <= 0.75"), {"routing.guidance_fraction": 0.9}
@@ -85,7 +85,7 @@ MISTAKES = {
     ),
     "no_data_file": Mistake(("does not exist", "absent.jsonl"), {"data.train": "absent.jsonl"}),
     "no_checkpoint": Mistake(("not a Megatron checkpoint", "absent", "import"), {"model.checkpoint": "absent"}),
-    "missing_shard": Mistake(("lacks a file", "no weights/__0_1.distcp"), damage=remove_a_shard),
+    "missing_shard": Mistake(("lacks a file", "no weights/__0_"), damage=remove_a_shard),
     "damaged_config": Mistake(("config.json is damaged",), damage=cut_config),
 }  # fmt: skip
 

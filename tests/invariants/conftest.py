@@ -9,7 +9,8 @@ from tiny_policy import Bench, make_rows, write_pictures, write_policy
 
 from megatron_moe_grpo.config.schema import ParallelConfig
 from megatron_moe_grpo.mcore.parallel import ParallelLayout, start_parallel, stop_parallel
-from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
+from megatron_moe_grpo.models.hf_folder import read_hf_config
+from megatron_moe_grpo.models.registry import family_of
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def bench(one_process: ParallelLayout, policy_folder: Path, pictures: list[Path]) -> Bench:
     """Everything of a step but the model."""
-    processing = InternVLProcessing.from_folder(policy_folder)
+    processing = family_of(read_hf_config(policy_folder)).processing.from_folder(policy_folder)
     return Bench(one_process, policy_folder, processing, make_rows(pictures, processing))
 
 

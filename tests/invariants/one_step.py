@@ -23,9 +23,19 @@ from megatron_moe_grpo.training.update import accumulate_gradients
 class Objective:
     """Choices that change the numbers of a step; outcomes of one objective must agree whatever the layout."""
 
+    family: Literal["internvl", "qwen2_vl"] = "internvl"
+    routed: Literal["all_layers", "some_layers", "last_stage"] = "all_layers"
+    """Which layers have experts: all 4; 0, 2, 3 and 6 of 8; the last 4 of 8, which leaves one of two stages none."""
     ties_embeddings: bool = False
     gate_tokens: Literal["response", "all"] = "response"
     explores_prompt: bool = True
+
+    @property
+    def checkpoint_name(self) -> str:
+        """Folder of the weights that the step starts from."""
+        if self.routed != "all_layers":
+            return self.routed
+        return "qwen2_vl" if self.family == "qwen2_vl" else "tied" if self.ties_embeddings else "untied"
 
     @property
     def losses(self) -> LossConfig:

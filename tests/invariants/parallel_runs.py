@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from parallel_step import CASES
-from tiny_policy import build_shard, load_policy, write_assets, write_policy
+from parallel_step import ALL_CASES
+from qwen_policy import write_qwen_policy
+from tiny_policy import build_shard, load_policy, write_assets, write_mixed_policy, write_policy
 from torch import Tensor
 
 from megatron_moe_grpo.config.schema import ParallelConfig
@@ -46,14 +47,20 @@ class ParallelRuns:
 
     def checkpoint(self, name: str) -> Path:
         """The weights that the case started from."""
-        return self.checkpoints / ("tied" if CASES[name].objective.ties_embeddings else "untied")
+        return self.checkpoints / ALL_CASES[name].objective.checkpoint_name
 
 
 def run_all_layouts(folder: Path, pictures: Path) -> ParallelRuns:
     """Writes one-process checkpoints, then runs every case on two processes."""
     start_parallel(ParallelConfig(), seed=0)
-    for name, ties_embeddings in (("untied", False), ("tied", True)):
-        policy = write_policy(folder / "policies" / name, ties_embeddings=ties_embeddings)
+    policies = {
+        "untied": write_policy(folder / "policies" / "untied"),
+        "tied": write_policy(folder / "policies" / "tied", ties_embeddings=True),
+        "qwen2_vl": write_qwen_policy(folder / "policies" / "qwen2_vl"),
+        "some_layers": write_mixed_policy(folder / "policies" / "some_layers", "0,2-3,6"),
+        "last_stage": write_mixed_policy(folder / "policies" / "last_stage", "4-7"),
+    }
+    for name, policy in policies.items():
         assets = write_assets(policy, folder / "assets" / name)
         save_checkpoint(folder / "checkpoints" / name, load_policy(policy), assets, {"step": 0})
     stop_parallel()

@@ -6,10 +6,11 @@ import torch
 from tiny_policy import guidance
 from torch import Tensor
 
+from megatron_moe_grpo.mcore.moe_layers import router_sizes
 from megatron_moe_grpo.mcore.routing_context import RoutingContext
 from megatron_moe_grpo.mcore.stochastic_router import route_with, stochastic_routers
-from megatron_moe_grpo.models.internvl.model import InternVLModel
 from megatron_moe_grpo.models.token_batch import TokenBatch
+from megatron_moe_grpo.models.vlm import VisionLanguageModel
 from megatron_moe_grpo.rollout.records import RolloutBatch
 from megatron_moe_grpo.routing.trace import RouteMode
 
@@ -25,15 +26,15 @@ class ReplayedLogits:
     output_BSV: Tensor
 
 
-def replayed_logits(model: InternVLModel, rollouts: RolloutBatch) -> ReplayedLogits:
+def replayed_logits(model: VisionLanguageModel, rollouts: RolloutBatch) -> ReplayedLogits:
     """Captures what enters each router and multiplies by its weight: the router's own code is not asked."""
     responses, prompts = rollouts.responses, rollouts.prompts
     batch = prompts.batch(0, len(prompts.rows)).repeated(rollouts.group_size)
     batch = batch.extended(responses.token_ids_BT[:, :-1], responses.is_response_BT[:, 1:])
-    layers = len(stochastic_routers(model))
     context = RoutingContext(
-        RouteMode.REPLAY, batch.is_real_BS, batch.is_vision_BS, layers, trace=responses.trace, is_allowed_L2N=guidance()
-    )
+        RouteMode.REPLAY, batch.is_real_BS, batch.is_vision_BS, router_sizes(model.config),
+        trace=responses.trace, is_allowed_L2N=guidance(),
+    )  # fmt: skip
     logits: list[Tensor] = []
     hooks = [
         router.register_forward_pre_hook(

@@ -3,13 +3,17 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from forked_commands import run_command
-from tiny_training import TinyStart, expect_success, read_lines, recipe, tiny_start, write_recipe
+from tiny_training import UPCYCLING, TinyStart, expect_success, read_lines, recipe, tiny_start, write_recipe
+
+from megatron_moe_grpo.models.hf_folder import read_hf_config, read_hf_state, write_hf_folder
+from megatron_moe_grpo.models.upcycle import upcycle_state
 
 LAYOUTS: dict[str, dict[str, int]] = {
     "one": {},
@@ -115,6 +119,32 @@ def test_what_one_process_saved_continues_under_expert_parallelism(
     assert gap < (MAX_GAP, "")
 
 
+def test_a_resharded_checkpoint_continues_byte_for_byte(
+    start: TinyStart, home: Path, original: Path, continued: dict[str, Path]
+) -> None:
+    """Under the layout that it was resharded for, as that layout continues from the checkpoint itself."""
+    run, name = home / "resharded", "step_00000002"
+    shutil.copytree(original, run, ignore=shutil.ignore_patterns(name))
+    command = ["tools/reshard_checkpoint.py", original / "checkpoints" / name, run / "checkpoints" / name]
+    expect_success(run_command([*command, "--tensor", 2], home / "log_reshard"))
+    resumed = continue_under("tensor", 2, run, values_of(start, home, "resharded_tensor"), home)
+    for file in ("metrics.jsonl", "samples.jsonl"):
+        assert (resumed / file).read_bytes() == (continued["tensor"] / file).read_bytes()
+
+
+def test_a_model_with_dense_layers_continues_under_another_layout(start: TinyStart, home: Path) -> None:
+    """Only the second of two layers has experts: checkpoints name weights by layer, and one stage has no router."""
+    state, config = read_hf_state(start.dense), read_hf_config(start.dense)
+    state, config = upcycle_state(state, config, replace(UPCYCLING, layers="1"))
+    write_hf_folder(home / "mixed_hf", state, config, assets=start.dense)
+    expect_success(run_command(["import", home / "mixed_hf", home / "mixed"], home / "log_import_mixed"))
+    mixed = replace(start, warm=home / "mixed")
+    # Supervised: a model that knows nothing yet earns no reward, and its gradients would be 0.
+    original = run_under("pipeline", recipe(mixed, "sft", home, "mixed_pipeline"), home)
+    continued = continue_under("expert", 2, original, recipe(mixed, "sft", home, "mixed_expert"), home)
+    assert largest_gap(continued, original) < (MAX_GAP, "")
+
+
 def flip_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -125,14 +155,26 @@ def cut_in_half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def take_from_step_4(path: Path) -> None:
+    """The file of the same run's next checkpoint."""
+    home = path.parents[2]
+    shutil.copyfile(home / "expert/checkpoints/step_00000004" / path.name, path)
+
+
 DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "missing_shard": ("weights/__1_0.distcp", Path.unlink, "no weights/__1_0.distcp"),
     "truncated_shard": ("weights/__0_0.distcp", cut_in_half, "weights/__0_0.distcp has the wrong size"),
+    "empty_shard": ("weights/__1_0.distcp", empty, "weights/__1_0.distcp has the wrong size"),
     "flipped_byte": ("weights/__1_1.distcp", flip_byte, "weights/__1_1.distcp has changed"),
     "missing_common": ("weights/common.pt", Path.unlink, "no weights/common.pt"),
     "truncated_state": ("state.json", cut_in_half, "state.json has the wrong size"),
     "missing_manifest": ("manifest.json", Path.unlink, "no manifest.json"),
     "truncated_manifest": ("manifest.json", cut_in_half, "manifest.json is damaged"),
+    "manifest_of_another_step": ("manifest.json", take_from_step_4, "state.json has"),
     "killed_while_saving.unfinished": (
         "manifest.json",
         Path.unlink,

@@ -7,8 +7,8 @@ import torch
 from tiny_policy import GROUP_SIZE, PROBLEMS, Bench, exploring, load_policy
 
 from megatron_moe_grpo.mcore.decoding import decoding_mode
-from megatron_moe_grpo.models.internvl.model import InternVLModel
 from megatron_moe_grpo.models.token_batch import TokenBatch
+from megatron_moe_grpo.models.vlm import VisionLanguageModel
 from megatron_moe_grpo.rollout.decode import decode
 from megatron_moe_grpo.rollout.prompts import padded_positions, prepare_prompts
 from megatron_moe_grpo.rollout.records import Responses
@@ -21,7 +21,7 @@ class Decoder:
     """Decodes any prompts in any arrangement."""
 
     bench: Bench
-    model: InternVLModel
+    model: VisionLanguageModel
 
     def decode(self, prompts: list[int], streams: torch.Tensor, extra_padding: int = 0) -> Responses:
         """`prompts[i]` for the rollout ids in `streams[i]`, in one batch."""
@@ -29,7 +29,7 @@ class Decoder:
         prepared = prepare_prompts(rows, padded_positions(rows, 0, 1) + extra_padding, self.bench.processing)
         batch: TokenBatch = prepared.batch(0, len(rows))
         with decoding_mode(self.model):
-            features_FD = None if batch.pixel_values is None else self.model.image_features(batch.pixel_values)
+            features_FD = None if batch.pixel_values is None else self.model.image_features(batch)
             repeated = batch.repeated(streams.shape[1])
             settings = exploring(self.bench.processing)
             return decode(self.model, self.bench.layout, repeated, streams.flatten(), settings, features_FD)

@@ -46,7 +46,7 @@ class References:
         self._known: dict[Objective, Reference] = {}
 
     def checkpoint(self, objective: Objective) -> Path:
-        return self._runs.checkpoints / ("tied" if objective.ties_embeddings else "untied")
+        return self._runs.checkpoints / objective.checkpoint_name
 
     def of(self, objective: Objective) -> Reference:
         if objective not in self._known:

@@ -25,10 +25,11 @@ from torch import Tensor
 
 from megatron_moe_grpo.config.schema import LossConfig
 from megatron_moe_grpo.losses.advantages import group_advantages
+from megatron_moe_grpo.mcore.moe_layers import router_sizes
 from megatron_moe_grpo.mcore.routing_context import RoutingContext, SelectionPolicy
 from megatron_moe_grpo.mcore.stochastic_router import route_with, stochastic_routers
-from megatron_moe_grpo.models.internvl.model import InternVLModel
 from megatron_moe_grpo.models.token_batch import pad_prompts
+from megatron_moe_grpo.models.vlm import VisionLanguageModel
 from megatron_moe_grpo.rollout.records import RolloutBatch
 from megatron_moe_grpo.routing.trace import RouteMode
 from megatron_moe_grpo.training.update import accumulate_gradients
@@ -65,7 +66,7 @@ VARIANTS = {
 }
 
 
-def step(bench: Bench, variant: Variant, model: InternVLModel, rollouts: RolloutBatch) -> dict[str, float]:
+def step(bench: Bench, variant: Variant, model: VisionLanguageModel, rollouts: RolloutBatch) -> dict[str, float]:
     """Metrics of the replayed forward and backward."""
     settings = update_settings(
         LossConfig(gate_tokens=variant.gate_tokens),
@@ -148,20 +149,20 @@ def test_one_sequence_alone_without_padding_or_cache_gives_the_recorded_logprobs
 
 
 @torch.no_grad()
-def replayed_alone(bench: Bench, model: InternVLModel, rollouts: RolloutBatch, index: int) -> Tensor:
+def replayed_alone(bench: Bench, model: VisionLanguageModel, rollouts: RolloutBatch, index: int) -> Tensor:
     """Log-probabilities of one rollout's response tokens."""
     responses, prompt = rollouts.responses, index // rollouts.group_size
     num_tokens = int(responses.is_response_BT[index].sum())
     response = responses.token_ids_BT[index, :num_tokens]
     prompt_ids = list(rollouts.prompts.rows[prompt].prompt_ids)
-    images = rollouts.prompts.images[prompt]
+    visuals = rollouts.prompts.visuals[prompt]
     batch = pad_prompts(
-        [prompt_ids + response[:-1].tolist()], [images],
-        bench.processing.image_token_id, bench.processing.num_image_tokens, pad_token_id=0,
+        [prompt_ids + response[:-1].tolist()], [visuals], bench.processing.vision_token_ids, pad_token_id=0,
     )  # fmt: skip
     end = rollouts.prompts.num_positions + num_tokens - 1
     trace = responses.trace.rows(index, index + 1).trim_positions(end - batch.token_ids_BS.shape[1], end)
-    context = RoutingContext(RouteMode.REPLAY, batch.is_real_BS, batch.is_vision_BS, SIZES.layers, POLICY, trace=trace)
+    sizes = router_sizes(model.config)
+    context = RoutingContext(RouteMode.REPLAY, batch.is_real_BS, batch.is_vision_BS, sizes, POLICY, trace=trace)
     route_with(model)(context)
     logprob_SV = torch.log_softmax(model(batch)[0], dim=-1)
     route_with(model)(None)

@@ -9,6 +9,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.moe.router import TopKRouter
 from tiny_policy import ROUTING_MATTERS, Bench, load_policy, write_policy
 
+from megatron_moe_grpo.mcore.moe_layers import router_sizes
 from megatron_moe_grpo.mcore.routing_context import RoutingContext, SelectionPolicy
 from megatron_moe_grpo.mcore.stochastic_router import stochastic_routers
 from megatron_moe_grpo.routing.trace import RouteMode
@@ -28,8 +29,9 @@ def test_router_equals_megatrons_top_k_router(bench: Bench, folder: Path, has_co
     if has_context:
         everything_BS = torch.ones(3, 7, dtype=torch.bool)
         # Sampling settings must not matter to the deterministic choice or to the weights.
+        sizes = router_sizes(router.config)
         policy = SelectionPolicy(temperature=0.5, noise_std=3.0)
-        router.context = RoutingContext(RouteMode.TOP_K, everything_BS, ~everything_BS, num_layers=4, policy=policy)
+        router.context = RoutingContext(RouteMode.TOP_K, everything_BS, ~everything_BS, sizes, policy=policy)
     probs_MN, map_MN = router(hidden_SBD)
     expected_probs_MN, expected_map_MN = oracle(hidden_SBD)
     assert torch.equal(map_MN, expected_map_MN)

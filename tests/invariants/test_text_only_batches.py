@@ -17,7 +17,7 @@ def test_the_first_data_rank_has_only_text_and_the_second_images(bench: Bench) -
     """What makes the data- and expert-parallel cases of test_parallel_equals_one_process cases of this file too."""
     num_images = [count for _, count in PROBLEMS]
     assert num_images[:2] == [0, 0] and min(num_images[2:]) > 0
-    assert [len(row.row.image_paths) for row in bench.rows] == num_images
+    assert [len(row.row.visuals) for row in bench.rows] == num_images
 
 
 @pytest.mark.parametrize("name", SPLIT_BY_RANK)

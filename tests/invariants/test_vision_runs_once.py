@@ -8,14 +8,14 @@ import torch
 from tiny_policy import PROBLEMS, Bench, load_policy, trainable, update_settings
 
 from megatron_moe_grpo.losses.advantages import group_advantages
-from megatron_moe_grpo.models.internvl.model import InternVLModel
+from megatron_moe_grpo.models.vlm import VisionLanguageModel
 from megatron_moe_grpo.training.update import accumulate_gradients
 
 NUM_IMAGES = sum(count for _, count in PROBLEMS)
 
 
 @contextmanager
-def images_seen(model: InternVLModel) -> Iterator[list[int]]:
+def images_seen(model: VisionLanguageModel) -> Iterator[list[int]]:
     """The number of images in each forward of the vision tower."""
     seen: list[int] = []
 

@@ -7,7 +7,7 @@ one image and several images; their lengths differ.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +18,19 @@ from torch import Tensor
 import megatron_moe_grpo.mcore  # noqa: F401  (the CPU platform, before anything of Megatron)
 from megatron_moe_grpo.config.schema import LossConfig, OptimizerConfig, ParallelConfig
 from megatron_moe_grpo.conversion import Converter
+from megatron_moe_grpo.conversion.safetensors_folder import SafetensorsFolder
 from megatron_moe_grpo.data.schema import Row
+from megatron_moe_grpo.data.visuals import VisualFiles
 from megatron_moe_grpo.mcore.optimizer import TrainableModel, make_trainable
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.mcore.routing_context import SelectionPolicy
 from megatron_moe_grpo.models.convert import load_megatron_state
 from megatron_moe_grpo.models.hf_folder import copy_assets, read_hf_config, read_hf_state, write_hf_folder
-from megatron_moe_grpo.models.internvl.model import InternVLModel, build_internvl
-from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
 from megatron_moe_grpo.models.internvl.tiny import TinySizes, build_tiny_internvl
+from megatron_moe_grpo.models.processing import Processing
 from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.models.upcycle import UpcycleSettings, upcycle_state
+from megatron_moe_grpo.models.vlm import VisionLanguageModel
 from megatron_moe_grpo.rewards.reward import Reward
 from megatron_moe_grpo.rollout.collect import StepRows, collect_rollouts
 from megatron_moe_grpo.rollout.decode import DecodeSettings
@@ -79,6 +81,13 @@ def write_policy(
     return moe
 
 
+def write_mixed_policy(folder: Path, routed_layers: str) -> Path:
+    """As `write_policy`, of 8 layers of which 4 have experts: L is 4, as everywhere here."""
+    sizes, settings = replace(SIZES, layers=2 * SIZES.layers), replace(ROUTING_MATTERS, layers=routed_layers)
+    assert len(settings.chosen_layers(sizes.layers)) == SIZES.layers
+    return write_policy(folder, settings, sizes=sizes)
+
+
 def write_pictures(folder: Path, count: int) -> list[Path]:
     """Seeded noise: no two pictures look alike to any vision tower."""
     generator = np.random.default_rng(5)
@@ -88,29 +97,28 @@ def write_pictures(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def make_rows(pictures: Sequence[Path], processing: InternVLProcessing) -> list[EncodedRow]:
+def make_rows(pictures: Sequence[Path], processing: Processing) -> list[EncodedRow]:
     """One row for each of PROBLEMS, every image another picture."""
     rows, unused = [], iter(pictures)
     for index, (problem, num_images) in enumerate(PROBLEMS):
-        images = tuple(next(unused) for _ in range(num_images))
+        images = tuple(VisualFiles((next(unused),), is_video=False) for _ in range(num_images))
         rows.append(Row(f"row-{index}", problem, ("A. 0", "B. 1"), "A", "test", images))
     return encode_rows(rows, processing)
 
 
-def load_policy(folder: Path, recompute: str = "none") -> InternVLModel:
+def load_policy(folder: Path, recompute: str = "none") -> VisionLanguageModel:
     """The Hugging Face folder as an unsharded Megatron model; needs process groups of one process."""
     config = read_hf_config(folder)
     parallel = ParallelConfig(recompute=recompute)
-    model = build_internvl(family_of(config).parse_architecture(config), config, parallel, "fp32")
-    load_megatron_state(model, Converter(family_of(config).weight_map(config)).to_megatron(read_hf_state(folder)))
+    model = family_of(config).build_model(config, parallel, "fp32")
+    load_megatron_state(model, Converter(family_of(config).weight_map(config)).to_megatron(SafetensorsFolder(folder)))
     return model
 
 
-def build_shard(folder: Path, parallel: ParallelConfig, layout: ParallelLayout) -> InternVLModel:
+def build_shard(folder: Path, parallel: ParallelConfig, layout: ParallelLayout) -> VisionLanguageModel:
     """This rank's part of the model of `folder`/config.json, with weights that are still random."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    architecture = family_of(config).parse_architecture(config)
-    return build_internvl(architecture, config, parallel, "fp32", layout.is_first_stage, layout.is_last_stage)
+    return family_of(config).build_model(config, parallel, "fp32", layout.is_first_stage, layout.is_last_stage)
 
 
 def write_assets(policy: Path, out: Path) -> Path:
@@ -121,7 +129,7 @@ def write_assets(policy: Path, out: Path) -> Path:
     return out
 
 
-def trainable(model: InternVLModel, learning_rate: float = 1e-2) -> TrainableModel:
+def trainable(model: VisionLanguageModel, learning_rate: float = 1e-2) -> TrainableModel:
     """The model in Megatron's wrapper; gradients are never clipped, so that they can be compared."""
     settings = OptimizerConfig(learning_rate=learning_rate, schedule="constant", clip_grad_norm=1e9)
     return make_trainable(model, settings, total_steps=10)
@@ -137,7 +145,7 @@ def guidance() -> Tensor:
 
 
 def exploring(
-    processing: InternVLProcessing,
+    processing: Processing,
     explores_prompt: bool = True,
     token_temperature: float = 1.0,
     policy: SelectionPolicy = POLICY,
@@ -186,12 +194,12 @@ class Bench:
 
     layout: ParallelLayout
     folder: Path
-    processing: InternVLProcessing
+    processing: Processing
     rows: list[EncodedRow]
 
     def roll_out(
         self,
-        model: InternVLModel,
+        model: VisionLanguageModel,
         settings: DecodeSettings | None = None,
         group_size: int = GROUP_SIZE,
         reward: Reward = varied_reward,

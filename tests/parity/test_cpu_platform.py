@@ -15,11 +15,12 @@ import pytest
 import torch
 
 import megatron_moe_grpo.mcore  # noqa: F401  (the platform, before anything of Megatron)
+from megatron_moe_grpo.config.decoder_sizes import DecoderSizes
 from megatron_moe_grpo.config.schema import ParallelConfig
 from megatron_moe_grpo.errors import ConfigError, MoeGrpoError
 from megatron_moe_grpo.mcore import cpu_platform
 from megatron_moe_grpo.mcore.cpu_platform import FACTORIES, MODULE_PATCHES, install_cpu_platform
-from megatron_moe_grpo.mcore.transformer_config import DecoderSizes, check_fits
+from megatron_moe_grpo.mcore.transformer_config import check_fits
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="nothing is patched on a machine with CUDA")
 
@@ -160,7 +161,7 @@ def test_install_cpu_platform_refuses_to_come_too_late(monkeypatch: pytest.Monke
 def test_experts_cut_both_ways_are_refused() -> None:
     """Gloo's all_gather of unequal parts fails in the middle of a step; NCCL's does not."""
     sizes = DecoderSizes(
-        num_layers=2, hidden_size=32, num_heads=4, num_key_value_heads=2, head_dim=8, ffn_size=24, vocab_size=40,
+        num_layers=2, hidden_size=32, num_heads=4, num_kv_heads=2, head_dim=8, ffn_size=24, vocab_size=40,
         max_positions=16, norm_epsilon=1e-6, rope_theta=1e4, has_qk_norm=True, has_qkv_bias=False,
         ties_embeddings=False, num_experts=8, expert_ffn_size=24, num_active=2,
     )  # fmt: skip

@@ -1,9 +1,10 @@
 """Megatron's InternVL against transformers' own InternVLForConditionalGeneration, on the same weights.
 
 Random weights large enough that attention, routing and the vision tower all matter; text, one picture, several
-pictures, and all of them in one left-padded batch.
+pictures, a picture in tiles, a video, and all of them in one left-padded batch.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,33 +14,52 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen3MoeConfig
+from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
+    Qwen2Config,
+    Qwen3MoeConfig,
+)
 
 import megatron_moe_grpo.mcore  # noqa: F401  (the CPU platform, before anything of Megatron)
 from megatron_moe_grpo.config.schema import ParallelConfig
 from megatron_moe_grpo.conversion import Converter
+from megatron_moe_grpo.conversion.safetensors_folder import SafetensorsFolder
+from megatron_moe_grpo.data.visuals import Visual
 from megatron_moe_grpo.mcore.decoding import decoding_mode
 from megatron_moe_grpo.mcore.parallel import ParallelLayout, start_parallel, stop_parallel
 from megatron_moe_grpo.mcore.routing_context import SelectionPolicy
 from megatron_moe_grpo.models.convert import export_huggingface, import_huggingface, load_megatron_state
-from megatron_moe_grpo.models.hf_folder import read_hf_config, read_hf_state, write_hf_folder
+from megatron_moe_grpo.models.hf_folder import copy_assets, read_hf_config, read_hf_state, write_hf_folder
 from megatron_moe_grpo.models.internvl.model import InternVLModel, build_internvl
 from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
 from megatron_moe_grpo.models.internvl.tiny import TinySizes, build_tiny_internvl
 from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.models.token_batch import TokenBatch, pad_prompts
 from megatron_moe_grpo.models.upcycle import UpcycleSettings, upcycle_state
+from megatron_moe_grpo.models.visual_inputs import VisualInputs
 from megatron_moe_grpo.rollout.decode import DecodeSettings, decode
 from megatron_moe_grpo.routing.trace import RouteMode
 
 SIZES = TinySizes(
     image_size=16, patch_size=4, vision_hidden_size=16, vision_layers=2, vision_heads=2, hidden_size=32, layers=4,
-    heads=4, kv_heads=2, head_dim=8, ffn_size=24, max_positions=128, initializer_std=0.2,
+    heads=4, kv_heads=2, head_dim=8, ffn_size=24, max_positions=256, initializer_std=0.2,
 )  # fmt: skip
 UPCYCLED = UpcycleSettings(noise_scale=1.0, router_init_std=0.3, seed=1)
-PROBLEMS = (("How many 0s are there?", 0), ("Which is the largest digit?", 2), ("Which?", 1), ("How many?", 3))
+# Question, and the size of each of its visuals: (width, height) of a picture, with a number of frames of a video.
+PROBLEMS: tuple[tuple[str, tuple[tuple[int, ...], ...]], ...] = (
+    ("How many 0s are there?", ()),
+    ("Which is the largest digit?", ((16, 20), (16, 20))),
+    ("Which?", ((16, 20),)),
+    ("Which <image>\nof these?", ((50, 20),)),
+    ("What <video>\nmoves?", ((16, 20, 8),)),
+    ("Is <image>\nin <video>\nor <image>\nin <video>?", ((40, 40), (20, 16, 3), (16, 16), (16, 16, 2))),
+)
+NAMES = ("text", "images", "image", "tiles", "video", "all_kinds")
+MAX_TILES, NUM_TILES = 4, (0, 2, 1, 3 + 1, 8, 4 + 1 + 3 + 1 + 2)
 MAX_NEW_TOKENS = 6
-# Measured over all cases: 8.5e-6, on logits of up to 6 and a standard deviation of 1.
+# Measured over all cases: 1.2e-5, on logits of up to 8 and standard deviations from 1.1 to 1.7.
 TOLERANCE = 1e-4
 
 
@@ -52,26 +72,27 @@ class Pair:
     huggingface: InternVLForConditionalGeneration
     processing: InternVLProcessing
     prompts: list[list[int]]
-    images: list[Tensor | None]
+    visuals: list[VisualInputs | None]
 
     def batch(self, rows: list[int]) -> TokenBatch:
         return pad_prompts(
             [self.prompts[row] for row in rows],
-            [self.images[row] for row in rows],
-            self.processing.image_token_id,
-            self.processing.num_image_tokens,
+            [self.visuals[row] for row in rows],
+            self.processing.vision_token_ids,
             self.processing.pad_token_id,
         )
 
     def huggingface_inputs(self, batch: TokenBatch) -> dict[str, Tensor]:
-        inputs = {"input_ids": batch.token_ids_BS, "attention_mask": batch.is_real_BS.long()}
-        return inputs if batch.pixel_values is None else inputs | {"pixel_values": batch.pixel_values}
+        return self.processing.huggingface_inputs(batch)
 
 
 def write_variant(folder: Path, name: str) -> Path:
-    """A Hugging Face folder: `dense` or an upcycled model, tied or not, renormalised or not."""
+    """A Hugging Face folder: dense Qwen3 or Qwen2, or an upcycled model, tied or not, renormalised or not."""
     dense = folder / "dense"
     build_tiny_internvl(dense, SIZES, seed=0)
+    allow_tiles(dense)
+    if name == "qwen2":
+        return write_qwen2(folder / "qwen2" / "hf", dense)
     state, config = read_hf_state(dense), read_hf_config(dense)
     if name == "moe_tied":
         config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
@@ -82,10 +103,44 @@ def write_variant(folder: Path, name: str) -> Path:
     return folder / name / "hf"
 
 
+def allow_tiles(folder: Path) -> None:
+    """Up to MAX_TILES a picture, as the model folder says and nothing else."""
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(settings | {"crop_to_patches": True, "max_patches": MAX_TILES}), encoding="utf-8")
+
+
+def write_qwen2(folder: Path, qwen3: Path) -> Path:
+    """The same with Qwen2.5: biases on q, k and v, no query-key norm, InternVL3's dynamic rotary scaling."""
+    config = InternVLConfig.from_pretrained(qwen3)
+    text = config.text_config
+    config.text_config = Qwen2Config(
+        vocab_size=text.vocab_size, hidden_size=40, num_hidden_layers=3, num_attention_heads=5, num_key_value_heads=1,
+        intermediate_size=24, max_position_embeddings=256, initializer_range=0.2, bos_token_id=None,
+        eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id,
+        rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6},
+    )  # fmt: skip
+    torch.manual_seed(2)
+    model = InternVLForConditionalGeneration(config)
+    for parameter in model.model.language_model.parameters():
+        if parameter.dim() == 1:  # Biases start at 0 and norms at 1.
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    torch.nn.init.normal_(model.model.vision_tower.embeddings.position_embeddings, std=0.2)
+    model.save_pretrained(folder)
+    copy_assets(qwen3, folder)
+    return folder
+
+
+def noise_visual(generator: np.random.Generator, size: tuple[int, ...]) -> Visual:
+    width, height, *num_frames = size
+    frames = generator.integers(0, 256, (*num_frames, height, width, 3), dtype=np.uint8)
+    return Visual(tuple(map(Image.fromarray, frames if num_frames else frames[None])), is_video=bool(num_frames))
+
+
 def build_megatron(folder: Path) -> InternVLModel:
     config = read_hf_config(folder)
-    model = build_internvl(family_of(config).parse_architecture(config), config, ParallelConfig(), "fp32")
-    load_megatron_state(model, Converter(family_of(config).weight_map(config)).to_megatron(read_hf_state(folder)))
+    model = build_internvl(config, ParallelConfig(), "fp32")
+    load_megatron_state(model, Converter(family_of(config).weight_map(config)).to_megatron(SafetensorsFolder(folder)))
     return model
 
 
@@ -95,7 +150,7 @@ def one_process() -> Iterator[ParallelLayout]:
     stop_parallel()
 
 
-@pytest.fixture(scope="module", params=["dense", "moe", "moe_renormalised", "moe_tied"])
+@pytest.fixture(scope="module", params=["dense", "qwen2", "moe", "moe_renormalised", "moe_tied"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_variant(tmp_path_factory.mktemp("parity"), request.param)
 
@@ -104,24 +159,26 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def pair(one_process: ParallelLayout, folder: Path) -> Pair:
     processing = InternVLProcessing.from_folder(folder)
     generator = np.random.default_rng(5)
-    images = []
-    for _, count in PROBLEMS:
-        pictures = [Image.fromarray(generator.integers(0, 256, (20, 16, 3), dtype=np.uint8)) for _ in range(count)]
-        images.append(processing.pixel_values(pictures) if pictures else None)
+    visuals = [[noise_visual(generator, size) for size in sizes] for _, sizes in PROBLEMS]
     return Pair(
         layout=one_process,
         megatron=build_megatron(folder),
         huggingface=InternVLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval(),
         processing=processing,
-        prompts=[processing.encode(problem, ("A. 0", "B. 1"), count) for problem, count in PROBLEMS],
-        images=images,
+        prompts=[
+            processing.encode(problem, ("A. 0", "B. 1"), [visual.size for visual in seen])
+            for (problem, _), seen in zip(PROBLEMS, visuals, strict=True)
+        ],
+        visuals=[processing.visual_inputs(seen) for seen in visuals],
     )
 
 
-@pytest.mark.parametrize("rows", [[0], [2], [1], [0, 1, 2, 3]], ids=["text", "image", "images", "padded_batch"])
+@pytest.mark.parametrize("rows", [*([row] for row in range(6)), list(range(6))], ids=[*NAMES, "padded_batch"])
 @torch.no_grad()
 def test_logits_equal_transformers(pair: Pair, rows: list[int]) -> None:
     batch = pair.batch(rows)
+    num_tiles = 0 if batch.pixel_values is None else len(batch.pixel_values)
+    assert num_tiles == sum(NUM_TILES[row] for row in rows)
     expected_BSV = pair.huggingface(**pair.huggingface_inputs(batch)).logits
     got_BSV = pair.megatron.eval()(batch)
     assert got_BSV.shape == expected_BSV.shape
@@ -140,7 +197,8 @@ def test_pictures_and_their_order_reach_the_logits(pair: Pair) -> None:
 
 def test_greedy_generation_equals_transformers(pair: Pair) -> None:
     """Key-value cache, left padding and deterministic top-K, token by token."""
-    batch = pair.batch([0, 1, 2, 3])
+    rows = list(range(len(PROBLEMS)))
+    batch = pair.batch(rows)
     closed = list(pair.processing.suppressed_token_ids)
     generated = pair.huggingface.generate(
         **pair.huggingface_inputs(batch), do_sample=False, max_new_tokens=MAX_NEW_TOKENS, suppress_tokens=closed
@@ -154,9 +212,9 @@ def test_greedy_generation_equals_transformers(pair: Pair) -> None:
         suppressed_token_ids=torch.tensor(closed),
     )
     with decoding_mode(pair.megatron):
-        features_FD = pair.megatron.image_features(batch.pixel_values)
-        got = decode(pair.megatron, pair.layout, batch, torch.arange(4), settings, features_FD)
-    for row in range(4):
+        features_FD = pair.megatron.image_features(batch)
+        got = decode(pair.megatron, pair.layout, batch, torch.tensor(rows), settings, features_FD)
+    for row in rows:
         num_tokens = int(got.is_response_BT[row].sum())
         assert got.token_ids_BT[row, :num_tokens].tolist() == expected_BT[row, :num_tokens].tolist()
     assert len({tuple(row) for row in got.token_ids_BT.tolist()}) > 1
@@ -169,6 +227,22 @@ def test_import_then_export_is_the_identity(one_process: ParallelLayout, folder:
     assert state.keys() == exported.keys()
     assert all(torch.equal(state[key], exported[key]) for key in state)
     assert read_hf_config(tmp_path / "exported") == read_hf_config(folder)
+
+
+@torch.no_grad()
+def test_upcycled_copies_answer_as_the_dense_model(one_process: ParallelLayout, tmp_path: Path) -> None:
+    """Equal experts with renormalised weights are one feed-forward, whatever the router does."""
+    dense = write_variant(tmp_path, "dense")
+    settings = UpcycleSettings(expert_init="copy", renormalise=True, router_init_std=0.3, num_experts=4, num_active=3)
+    state, config = upcycle_state(read_hf_state(dense), read_hf_config(dense), settings)
+    write_hf_folder(tmp_path / "copies", state, config, assets=dense)
+    processing = InternVLProcessing.from_folder(dense)
+    visual = noise_visual(np.random.default_rng(0), (30, 20, 2))
+    ids, inputs = processing.encode("What?", (), [visual.size]), processing.visual_inputs([visual])
+    batch = pad_prompts([ids], [inputs], processing.vision_token_ids, processing.pad_token_id)
+    dense_BSV, copies_BSV = (build_megatron(folder).eval()(batch) for folder in (dense, tmp_path / "copies"))
+    # Measured: 1.6e-6.
+    assert (copies_BSV - dense_BSV).abs().max() < 1e-4
 
 
 @torch.no_grad()
@@ -198,6 +272,8 @@ def test_logits_equal_transformers_with_every_vision_option_the_other_way(
     ids_BS = torch.tensor([[7, 5, 5, 5, 5, 8, 9, 5, 5, 5, 5, 10, 11]])
     pixel_values = torch.randn(2, 3, 16, 16)
     expected_BSV = huggingface(input_ids=ids_BS, pixel_values=pixel_values).logits
-    got_BSV = build_megatron(tmp_path / "hf").eval()(pad_prompts(ids_BS.tolist(), [pixel_values], 5, 4, 0))
+    got_BSV = build_megatron(tmp_path / "hf").eval()(
+        pad_prompts(ids_BS.tolist(), [VisualInputs(pixel_values, 8)], (5,), 0)
+    )
     assert expected_BSV.std() > 0.5
     assert (got_BSV - expected_BSV).abs().max() < TOLERANCE

@@ -42,8 +42,8 @@ ALLOWED_PACKAGES = {
     "routing": PURE_MATHS,
     "losses": PURE_MATHS,
     "rewards": PURE_MATHS,
-    "conversion": PURE_MATHS,
-    "data": {"datasets", "numpy", "PIL", "sklearn"},
+    "conversion": PURE_MATHS | {"safetensors", "tqdm"},
+    "data": {"av", "datasets", "numpy", "PIL", "sklearn"},
 }
 
 MEGATRON_DOOR = (

@@ -1,5 +1,5 @@
-"""InternVL: InternViT vision tower, pixel-shuffle projector, Qwen3 or Qwen3-MoE language model."""
+"""InternVL: InternViT vision tower, pixel-shuffle projector, Qwen2, Qwen3 or Qwen3-MoE language model."""
 
-from megatron_moe_grpo.models.internvl.config import InternVLArchitecture, TextSizes, VisionSizes
+from megatron_moe_grpo.models.internvl.config import InternVLArchitecture, VisionSizes
 
-__all__ = ["InternVLArchitecture", "TextSizes", "VisionSizes"]
+__all__ = ["InternVLArchitecture", "VisionSizes"]

@@ -4,38 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_moe_grpo.config.decoder_sizes import DecoderSizes
 from megatron_moe_grpo.errors import ConfigError
+from megatron_moe_grpo.models.config_values import require_one_of, require_value
+from megatron_moe_grpo.models.internvl.chat_config import is_chat_layout, native_config
+from megatron_moe_grpo.models.text_config import read_decoder_sizes
 
-TEXT_MODELS = ("qwen3", "qwen3_moe")
+TEXT_MODELS = ("qwen2", "qwen3", "qwen3_moe")
 VISION_NORMS = ("layer_norm", "rms_norm")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextSizes:
-    """The language model: Qwen3 (no experts) or Qwen3-MoE (every layer routed)."""
-
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    ffn_size: int
-    """Inner width of the dense feed-forward; unused where every layer is routed."""
-    vocab_size: int
-    """Rows of the embedding, padding rows included."""
-    max_positions: int
-    rope_theta: float
-    rms_norm_eps: float
-    tied: bool
-    """The output layer is the embedding."""
-    num_experts: int | None = None
-    """N; None: dense."""
-    num_active: int | None = None
-    """K; None: dense."""
-    moe_ffn_size: int | None = None
-    """Inner width of one expert; None: dense."""
-    renormalise: bool = False
-    """The K combination weights are divided by their sum (`norm_topk_prob`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +43,14 @@ class VisionSizes:
 class InternVLArchitecture:
     """All that the weight map, the Megatron model and the processor need to know about a checkpoint."""
 
-    text: TextSizes
+    text: DecoderSizes
     vision: VisionSizes
     shuffle_factor: int
     """Pixel shuffle joins shuffle_factor x shuffle_factor patches into one image token (1 / downsample_ratio)."""
-    image_token_id: int
+    image_token_id: int | None
+    """None in the original layout, whose config.json leaves it to the tokenizer."""
     image_seq_length: int
-    """Image tokens of one picture."""
+    """Image tokens of one tile."""
 
     @property
     def projector_input_size(self) -> int:
@@ -82,16 +59,18 @@ class InternVLArchitecture:
 
     @classmethod
     def from_huggingface(cls, config: Mapping[str, Any]) -> "InternVLArchitecture":
-        """Reads a `config.json` dict.
+        """Reads a `config.json` dict of transformers' own or of the original layout.
 
         Raises:
             ConfigError: a key is missing, a value has the wrong type, or the model uses an unsupported feature.
         """
-        _only(config, "model_type", ("internvl",))
-        _only(config, "vision_feature_layer", (-1,), default=-1)
-        _only(config, "vision_feature_select_strategy", ("default",), default="default")
-        _only(config, "projector_hidden_act", ("gelu",), default="gelu")
-        ratio = _value(config, "downsample_ratio", float)
+        is_original = is_chat_layout(config)
+        config = native_config(config) if is_original else config
+        require_one_of(config, "model_type", ("internvl",))
+        require_one_of(config, "vision_feature_layer", (-1,), default=-1)
+        require_one_of(config, "vision_feature_select_strategy", ("default",), default="default")
+        require_one_of(config, "projector_hidden_act", ("gelu",), default="gelu")
+        ratio = require_value(config, "downsample_ratio", float)
         if ratio <= 0 or (1 / ratio) % 1:
             raise ConfigError(
                 "The pixel shuffle must join whole patches.",
@@ -99,104 +78,43 @@ class InternVLArchitecture:
                 expected="1, 1/2, 1/4, ...",
             )
         architecture = cls(
-            text=_text_sizes(_value(config, "text_config", dict), config),
-            vision=_vision_sizes(_value(config, "vision_config", dict)),
+            text=_text_sizes(require_value(config, "text_config", dict), config),
+            vision=_vision_sizes(require_value(config, "vision_config", dict)),
             shuffle_factor=round(1 / ratio),
-            image_token_id=_value(config, "image_token_id", int),
-            image_seq_length=_value(config, "image_seq_length", int),
+            image_token_id=None if is_original else require_value(config, "image_token_id", int),
+            image_seq_length=require_value(config, "image_seq_length", int),
         )
         _check_image_tokens(architecture)
         return architecture
 
 
-def _text_sizes(text: Mapping[str, Any], config: Mapping[str, Any]) -> TextSizes:
-    if text.get("model_type") == "qwen2":
-        raise ConfigError(
-            "Qwen2 language models are not supported yet.",
-            got="text_config.model_type: qwen2",
-            expected=" or ".join(TEXT_MODELS),
-        )
-    _only(text, "model_type", TEXT_MODELS)
-    _only(text, "hidden_act", ("silu",))
-    _only(text, "attention_bias", (False,), default=False)
-    _only(text, "use_sliding_window", (False,), default=False)
-    # InternVLConfig.tie_word_embeddings overrides the text config's in transformers 5.
-    tie_owner = config if "tie_word_embeddings" in config else text
-    sizes = TextSizes(
-        hidden_size=_value(text, "hidden_size", int),
-        num_layers=_value(text, "num_hidden_layers", int),
-        num_heads=_value(text, "num_attention_heads", int),
-        num_kv_heads=_value(text, "num_key_value_heads", int),
-        head_dim=_value(text, "head_dim", int),
-        ffn_size=_value(text, "intermediate_size", int),
-        vocab_size=_value(text, "vocab_size", int),
-        max_positions=_value(text, "max_position_embeddings", int),
-        rope_theta=_rope_theta(text),
-        rms_norm_eps=_value(text, "rms_norm_eps", float),
-        tied=_value(tie_owner, "tie_word_embeddings", bool),
-        **_expert_sizes(text),
-    )
-    if sizes.num_heads % sizes.num_kv_heads:
-        raise ConfigError(
-            "Query heads must divide into the key-value groups.",
-            got=f"{sizes.num_heads} query heads, {sizes.num_kv_heads} key-value heads",
-        )
-    return sizes
-
-
-def _expert_sizes(text: Mapping[str, Any]) -> dict[str, Any]:
-    if text["model_type"] == "qwen3":
-        return {}
-    if text.get("mlp_only_layers") or text.get("decoder_sparse_step", 1) != 1:
-        raise ConfigError(
-            "Either every layer is routed or none is.",
-            got=f"mlp_only_layers: {text.get('mlp_only_layers')}, decoder_sparse_step: {text['decoder_sparse_step']}",
-            expected="mlp_only_layers: [], decoder_sparse_step: 1",
-        )
-    # transformers 5 writes num_local_experts where version 4 wrote num_experts.
-    experts_key = "num_local_experts" if "num_local_experts" in text else "num_experts"
-    num_experts = _value(text, experts_key, int)
-    num_active = _value(text, "num_experts_per_tok", int)
-    if num_active > num_experts:
-        raise ConfigError("More active experts than experts.", got=f"K = {num_active}, N = {num_experts}")
-    return {
-        "num_experts": num_experts,
-        "num_active": num_active,
-        "moe_ffn_size": _value(text, "moe_intermediate_size", int),
-        "renormalise": _value(text, "norm_topk_prob", bool),
-    }
-
-
-def _rope_theta(text: Mapping[str, Any]) -> float:
-    """transformers 5 writes `rope_parameters`; version 4 wrote `rope_theta` beside `rope_scaling`."""
-    rope = text.get("rope_parameters") or {"rope_theta": text.get("rope_theta"), **(text.get("rope_scaling") or {})}
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type != "default":
-        raise ConfigError(
-            "Scaled rotary embeddings are not supported.", got=f"rope_type: {rope_type}", expected="rope_type: default"
-        )
-    return _value(rope, "rope_theta", float)
+def _text_sizes(text: Mapping[str, Any], config: Mapping[str, Any]) -> DecoderSizes:
+    require_one_of(text, "model_type", TEXT_MODELS)
+    # InternVLConfig.tie_word_embeddings overrides the text config's in transformers 5.  Released folders, written by
+    # version 4, have neither: Qwen's default there was False, and version 5 goes by the weights.
+    tie_owner = {"tie_word_embeddings": False, **text, **config}
+    return read_decoder_sizes(text, require_value(tie_owner, "tie_word_embeddings", bool))
 
 
 def _vision_sizes(vision: Mapping[str, Any]) -> VisionSizes:
-    _only(vision, "model_type", ("internvl_vision",), default="internvl_vision")
-    _only(vision, "hidden_act", ("gelu",))
-    _only(vision, "num_channels", (3,), default=3)
-    _only(vision, "use_mask_token", (False,), default=False)
-    _only(vision, "use_absolute_position_embeddings", (True,), default=True)
-    _only(vision, "norm_type", VISION_NORMS)
+    require_one_of(vision, "model_type", ("internvl_vision",), default="internvl_vision")
+    require_one_of(vision, "hidden_act", ("gelu",))
+    require_one_of(vision, "num_channels", (3,), default=3)
+    require_one_of(vision, "use_mask_token", (False,), default=False)
+    require_one_of(vision, "use_absolute_position_embeddings", (True,), default=True)
+    require_one_of(vision, "norm_type", VISION_NORMS)
     return VisionSizes(
-        hidden_size=_value(vision, "hidden_size", int),
-        num_layers=_value(vision, "num_hidden_layers", int),
-        num_heads=_value(vision, "num_attention_heads", int),
-        ffn_size=_value(vision, "intermediate_size", int),
+        hidden_size=require_value(vision, "hidden_size", int),
+        num_layers=require_value(vision, "num_hidden_layers", int),
+        num_heads=require_value(vision, "num_attention_heads", int),
+        ffn_size=require_value(vision, "intermediate_size", int),
         image_size=_square_side(vision, "image_size"),
         patch_size=_square_side(vision, "patch_size"),
-        attention_bias=_value(vision, "attention_bias", bool),
-        qk_norm=_value(vision, "use_qk_norm", bool),
+        attention_bias=require_value(vision, "attention_bias", bool),
+        qk_norm=require_value(vision, "use_qk_norm", bool),
         norm_type=vision["norm_type"],
-        mean_pooling=_value(vision, "use_mean_pooling", bool),
-        layer_norm_eps=_value(vision, "layer_norm_eps", float),
+        mean_pooling=require_value(vision, "use_mean_pooling", bool),
+        layer_norm_eps=require_value(vision, "layer_norm_eps", float),
     )
 
 
@@ -220,26 +138,3 @@ def _square_side(section: Mapping[str, Any], key: str) -> int:
     if len(sides) != 2 or sides[0] != sides[1] or not isinstance(sides[0], int):
         raise ConfigError("Pictures and patches must be square.", got=f"{key}: {value}")
     return sides[0]
-
-
-def _only(section: Mapping[str, Any], key: str, supported: tuple[object, ...], default: object = None) -> None:
-    got = section.get(key, default)
-    if got not in supported:
-        raise ConfigError(
-            "This model uses a feature that is not supported.",
-            got=f"{key}: {got}",
-            expected=f"{key}: {' or '.join(map(str, supported))}",
-        )
-
-
-def _value(section: Mapping[str, Any], key: str, kind: type) -> Any:
-    """The value under a key that must be there, with its type; an int counts as a float, a bool never as an int."""
-    got = section.get(key)
-    right = isinstance(got, int | float) if kind is float else isinstance(got, kind)
-    if not right or (isinstance(got, bool) and kind is not bool):
-        raise ConfigError(
-            "config.json lacks a value or has one of the wrong type.",
-            got=f"{key}: {got!r}",
-            expected=f"{key}: a value of type {kind.__name__}",
-        )
-    return kind(got)

@@ -1,19 +1,23 @@
 """InternVL on Megatron: transformers' own vision tower and projector in front of Megatron's decoder."""
 
-import torch
+from collections.abc import Mapping
+from typing import Any
+
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from transformers import InternVLConfig
 from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector, InternVLVisionModel
 
 from megatron_moe_grpo.config.schema import ParallelConfig
-from megatron_moe_grpo.mcore.transformer_config import DecoderSizes, build_transformer_config
+from megatron_moe_grpo.mcore.transformer_config import build_transformer_config, building_device
+from megatron_moe_grpo.models.internvl.chat_config import is_chat_layout, native_config
 from megatron_moe_grpo.models.internvl.config import InternVLArchitecture
+from megatron_moe_grpo.models.token_batch import TokenBatch
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
 
 
 class InternVLModel(VisionLanguageModel):
-    """InternVL3 / 3.5 with a Qwen3 or Qwen3-MoE language model."""
+    """InternVL3 / 3.5 with a Qwen2, Qwen3 or Qwen3-MoE language model."""
 
     def __init__(
         self,
@@ -28,14 +32,13 @@ class InternVLModel(VisionLanguageModel):
             vision_tower = InternVLVisionModel._from_config(hf_config.vision_config, attn_implementation="sdpa")
             projector = InternVLMultiModalProjector(hf_config)
             vision_tower.to(config.params_dtype), projector.to(config.params_dtype)
-        sizes = decoder_sizes(architecture)
-        super().__init__(config, sizes, vision_tower, projector, is_first_stage, is_last_stage)
+        super().__init__(config, architecture.text, vision_tower, projector, is_first_stage, is_last_stage)
         self.downsample_ratio = hf_config.downsample_ratio
 
-    def image_features(self, pixel_values: Tensor) -> Tensor:
-        """[images, 3, H, W] -> [images * tokens an image, D]: tower without class token, pixel shuffle, projector."""
+    def image_features(self, batch: TokenBatch) -> Tensor:
+        """[tiles, 3, H, W] -> [tiles * tokens a tile, D]: tower without class token, pixel shuffle, projector."""
         dtype = self.projector.linear_1.weight.dtype
-        patches = self.vision_tower(pixel_values=pixel_values.to(dtype)).last_hidden_state[:, 1:]
+        patches = self.vision_tower(pixel_values=batch.pixel_values.to(dtype)).last_hidden_state[:, 1:]
         side = round(patches.shape[1] ** 0.5)
         grid = patches.reshape(patches.shape[0], side, side, -1)
         return self.projector(pixel_shuffle(grid, self.downsample_ratio)).flatten(0, 1)
@@ -52,40 +55,17 @@ def pixel_shuffle(grid: Tensor, ratio: float) -> Tensor:
     return grid.permute(0, 2, 1, 3).flatten(1, 2).contiguous()
 
 
-def decoder_sizes(architecture: InternVLArchitecture) -> DecoderSizes:
-    """The language half, in the words of `mcore/`."""
-    text = architecture.text
-    return DecoderSizes(
-        num_layers=text.num_layers,
-        hidden_size=text.hidden_size,
-        num_heads=text.num_heads,
-        num_key_value_heads=text.num_kv_heads,
-        head_dim=text.head_dim,
-        ffn_size=text.ffn_size,
-        vocab_size=text.vocab_size,
-        max_positions=text.max_positions,
-        norm_epsilon=text.rms_norm_eps,
-        rope_theta=text.rope_theta,
-        has_qk_norm=True,
-        has_qkv_bias=False,
-        ties_embeddings=text.tied,
-        num_experts=text.num_experts,
-        expert_ffn_size=text.moe_ffn_size,
-        num_active=text.num_active,
-        renormalises_weights=text.renormalise,
-    )
-
-
 def build_internvl(
-    architecture: InternVLArchitecture,
-    hf_config: dict,
+    hf_config: Mapping[str, Any],
     parallel: ParallelConfig,
     precision: str,
     is_first_stage: bool = True,
     is_last_stage: bool = True,
 ) -> InternVLModel:
-    """One pipeline stage with freshly initialised weights."""
-    config = build_transformer_config(decoder_sizes(architecture), parallel, precision)
+    """One pipeline stage with freshly initialised weights; `hf_config` of either layout."""
+    architecture = InternVLArchitecture.from_huggingface(hf_config)
+    hf_config = native_config(hf_config) if is_chat_layout(hf_config) else hf_config
+    config = build_transformer_config(architecture.text, parallel, precision)
     config.is_hybrid_model = False
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    with building_device():
         return InternVLModel(config, architecture, InternVLConfig(**hf_config), is_first_stage, is_last_stage)

@@ -1,43 +1,42 @@
-"""Questions and pictures to token ids and pixel values, for one InternVL folder.
+"""Questions, pictures and videos to token ids and pixel values, for one InternVL folder of either layout.
 
-Local files only: tokenizer.json, the chat template (run by transformers in its Jinja sandbox) and the image
-processor's settings.  Never torchvision, never code from the model folder.
+Local files only: the tokenizer, the chat template (run by transformers in its Jinja sandbox) and the image processor's
+settings.  Never torchvision, never code from the model folder.
 """
 
-import json
 import re
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from megatron_moe_grpo.errors import ConfigError, DataError
+from megatron_moe_grpo.data.visuals import Visual, VisualSize
+from megatron_moe_grpo.errors import ConfigError
+from megatron_moe_grpo.models.chat_processing import ChatProcessing, read_json, read_tokenizer
+from megatron_moe_grpo.models.internvl.chat_assets import original_image_settings, read_original_tokenizer
+from megatron_moe_grpo.models.internvl.chat_config import is_chat_layout
 from megatron_moe_grpo.models.internvl.config import InternVLArchitecture
 from megatron_moe_grpo.models.internvl.pixels import PixelSettings
+from megatron_moe_grpo.models.internvl.prompt_template import CONTEXT_TOKEN, END_TOKEN, START_TOKEN, VIDEO_TOKEN
+from megatron_moe_grpo.models.token_batch import TokenBatch
+from megatron_moe_grpo.models.visual_inputs import VisualInputs
 
-# A tag on a line of its own takes the line break along: the chat template writes one after every picture.
-IMAGE_TAG = re.compile(r"<image>\n?")
+PLACEHOLDER = re.compile(f"{CONTEXT_TOKEN}|{VIDEO_TOKEN}")
 
 
-class InternVLProcessing:
-    """Turns rows into model inputs; one picture is one tile of `num_image_tokens` tokens."""
+class InternVLProcessing(ChatProcessing):
+    """Turns rows into model inputs; a picture is one or more tiles, a video's frame one tile."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, pixels: PixelSettings, architecture: InternVLArchitecture):
-        self.tokenizer = tokenizer
+        self.image_token_id: int = tokenizer.convert_tokens_to_ids(CONTEXT_TOKEN)
+        super().__init__(tokenizer, (self.image_token_id,), architecture.text.vocab_size)
         self._pixels = pixels
-        self._vocab_size = architecture.text.vocab_size
-        self.image_token_id: int = architecture.image_token_id
         self.num_image_tokens: int = architecture.image_seq_length
-        """Image tokens of one picture, the two marks around them not counted."""
-        self.eos_token_id: int = tokenizer.eos_token_id
-        """End of turn: the last token of every answer."""
-        self.pad_token_id: int = tokenizer.pad_token_id
+        """Image tokens of one tile."""
 
     @classmethod
     def from_folder(cls, assets: Path) -> "InternVLProcessing":
@@ -46,113 +45,87 @@ class InternVLProcessing:
         Raises:
             ConfigError: a file is missing, or the files do not belong together.
         """
-        architecture = InternVLArchitecture.from_huggingface(_read_json(assets / "config.json"))
-        if not (assets / "tokenizer.json").is_file():
-            raise ConfigError("The tokenizer is missing.", got=assets, expected="tokenizer.json beside config.json")
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(assets, local_files_only=True)
-        _check_tokenizer(tokenizer, architecture, assets)
-        pixels = PixelSettings.from_huggingface(_read_image_settings(assets))
+        config = read_json(assets / "config.json")
+        architecture = InternVLArchitecture.from_huggingface(config)
+        is_original = is_chat_layout(config)
+        tokenizer = read_original_tokenizer(assets) if is_original else read_tokenizer(assets)
+        _check_tokenizer(tokenizer, architecture)
+        settings = original_image_settings(assets, config) if is_original else _read_image_settings(assets)
+        pixels = PixelSettings.from_huggingface(settings)
         side = architecture.vision.image_size
-        if pixels.size != (side, side):
+        if pixels.tiling.tile_size != (side, side):
             raise ConfigError(
                 "The image processor and the vision tower disagree on the picture's size.",
-                got=f"image processor {pixels.size}",
+                got=f"image processor {pixels.tiling.tile_size}",
                 expected=f"{side} px square",
             )
         return cls(tokenizer, pixels, architecture)
 
-    def encode(self, problem: str, options: tuple[str, ...], num_images: int) -> list[int]:
-        """Prompt token ids: one user turn with pictures, question and options, then the assistant's mark.
+    def encode(self, problem: str, options: tuple[str, ...], visuals: Sequence[VisualSize]) -> list[int]:
+        """Prompt token ids: one user turn with visuals, question and options, then the assistant's mark.
 
-        The length is not limited here.
+        A picture becomes `<img>`, its tiles' tokens and `</img>`; a video one of those for each frame, one tile each,
+        after `Frame1: `, `Frame2: `, ... and joined by line breaks.  The length is not limited here.
 
         Args:
-            problem: the question; `<image>` tags say where the pictures go, without tags they come first.
+            problem: the question; `<image>` and `<video>` tags say where the visuals go, without tags they come first.
             options: lines as they stand ("A. 3", "B. 7", ...), or none.
         Raises:
-            DataError: text that spells a special token, or tags that do not match the pictures.
+            DataError: text that spells a special token, or tags that do not match the visuals.
+            ConfigError: the chat template has no place for the visuals.
         """
-        self._refuse_special_tokens((problem, *options))
-        message = {"role": "user", "content": message_content("\n".join((problem, *options)), num_images)}
-        prompt = self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-        picture = f"<img>{'<IMG_CONTEXT>' * self.num_image_tokens}</img>"
-        return self.tokenizer.encode(prompt.replace("<IMG_CONTEXT>", picture), add_special_tokens=False)
-
-    def answer_ids(self, letter: str) -> list[int]:
-        """Token ids of a whole answer: the letter and the end of turn."""
-        return [*self.tokenizer.encode(letter, add_special_tokens=False), self.eos_token_id]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids without special tokens, exactly as it was before encoding."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
-        """Resized and normalised pictures, float32 [num_images, 3, H, W]; [0, 3, H, W] without pictures."""
-        arrays = [self._pixels.array(image) for image in images]
-        return torch.from_numpy(np.stack(arrays)) if arrays else torch.zeros(0, 3, *self._pixels.size)
-
-    @cached_property
-    def special_tokens(self) -> dict[str, int]:
-        """Every token that must never be typed as text -> id."""
-        added = self.tokenizer.added_tokens_decoder.items()
-        return {token.content: token_id for token_id, token in added if token.special}
-
-    @cached_property
-    def suppressed_token_ids(self) -> tuple[int, ...]:
-        """Ids that must never be sampled: special tokens but the end of turn, and padding rows of the embedding."""
-        specials = {*self.special_tokens.values(), self.image_token_id} - {self.eos_token_id}
-        return tuple(sorted(specials | set(range(len(self.tokenizer), self._vocab_size))))
-
-    def _refuse_special_tokens(self, texts: Sequence[str]) -> None:
-        typed = sorted({token for token in self.special_tokens for text in texts if token in text})
-        if typed:
-            raise DataError(
-                "Special tokens typed as text.",
-                got=", ".join(typed),
-                expected="plain text, with <image> where a picture goes",
-                remedy="remove them from the problem and the options",
+        prompt = self.prompt_text(problem, options, visuals)
+        plain = PLACEHOLDER.split(prompt)
+        if len(plain) != len(visuals) + 1:
+            raise ConfigError(
+                "The chat template does not place the visuals.",
+                got=f"{len(plain) - 1} times {CONTEXT_TOKEN} or {VIDEO_TOKEN} for {len(visuals)} visuals",
+                expected="the chat template of a native (-HF) InternVL folder",
             )
+        expanded = [self._expansion(visual) + text for visual, text in zip(visuals, plain[1:], strict=True)]
+        return self.tokenizer.encode(plain[0] + "".join(expanded), add_special_tokens=False)
+
+    def visual_inputs(self, visuals: Sequence[Visual]) -> VisualInputs | None:
+        """Resized and normalised tiles, float32 [tiles, 3, H, W]; None without visuals."""
+        if not visuals:
+            return None
+        tiles: list[np.ndarray] = []
+        for visual in visuals:
+            for frame in visual.frames:
+                tiles += [self._pixels.frame(frame)] if visual.is_video else self._pixels.tiles(frame)
+        return VisualInputs(torch.from_numpy(np.stack(tiles)), num_features=len(tiles) * self.num_image_tokens)
+
+    def rope_position_3S(self, prompt_ids: Sequence[int], grid_V3: Tensor | None) -> Tensor | None:
+        """None: positions simply count."""
+        return None
+
+    def huggingface_inputs(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """Arguments of InternVLForConditionalGeneration."""
+        inputs = {"input_ids": batch.token_ids_BS, "attention_mask": batch.is_real_BS.long()}
+        # A batch without pictures must not name them at all: transformers takes neither None nor an empty tensor.
+        return inputs if batch.pixel_values is None else inputs | {"pixel_values": batch.pixel_values}
+
+    def _expansion(self, visual: VisualSize) -> str:
+        if not visual.is_video:
+            return self._tile_tokens(self._pixels.tiling.num_tiles(visual.width, visual.height))
+        return "\n".join(f"Frame{number + 1}: {self._tile_tokens(1)}" for number in range(visual.num_frames))
+
+    def _tile_tokens(self, num_tiles: int) -> str:
+        return START_TOKEN + CONTEXT_TOKEN * (self.num_image_tokens * num_tiles) + END_TOKEN
 
 
-def message_content(text: str, num_images: int) -> list[dict[str, str]]:
-    """Chat-template content: pictures where the `<image>` tags are, or all of them first.
-
-    Raises:
-        DataError: there are tags, but not one for each picture.
-    """
-    parts = IMAGE_TAG.split(text)
-    num_tags = len(parts) - 1
-    if num_tags not in (0, num_images):
-        raise DataError(
-            "The <image> tags do not match the pictures.",
-            got=f"{num_tags} tags, {num_images} pictures",
-            expected="no tags, or one for each picture",
-        )
-    content: list[dict[str, str]] = [] if num_tags else [{"type": "image"}] * num_images
-    for number, part in enumerate(parts):
-        content += [{"type": "image"}] * (number > 0)
-        content += [{"type": "text", "text": part}] * (part != "")
-    return content
-
-
-def _check_tokenizer(tokenizer: PreTrainedTokenizerFast, architecture: InternVLArchitecture, assets: Path) -> None:
-    if tokenizer.chat_template is None:
-        raise ConfigError("The tokenizer has no chat template.", got=assets, expected="chat_template.jinja")
-    if tokenizer.eos_token is None or tokenizer.pad_token is None:
-        raise ConfigError(
-            "The tokenizer names no end of turn or no padding token.",
-            got=assets,
-            expected="eos_token and pad_token in tokenizer_config.json",
-        )
-    vocabulary = tokenizer.get_vocab()
-    missing = [token for token in ("<img>", "</img>", "<IMG_CONTEXT>") if token not in vocabulary]
-    if missing or vocabulary["<IMG_CONTEXT>"] != architecture.image_token_id:
+def _check_tokenizer(tokenizer: PreTrainedTokenizerFast, architecture: InternVLArchitecture) -> None:
+    vocabulary, expected_id = tokenizer.get_vocab(), architecture.image_token_id
+    missing = [token for token in (START_TOKEN, END_TOKEN, CONTEXT_TOKEN) if token not in vocabulary]
+    if missing or expected_id not in (None, vocabulary[CONTEXT_TOKEN]):
         raise ConfigError(
             "The tokenizer does not belong to this model.",
-            got=f"missing: {missing}, <IMG_CONTEXT> is {vocabulary.get('<IMG_CONTEXT>')}",
-            expected=f"<IMG_CONTEXT> is image_token_id {architecture.image_token_id}",
+            got=f"missing: {missing}, {CONTEXT_TOKEN} is {vocabulary.get(CONTEXT_TOKEN)}",
+            expected=f"{CONTEXT_TOKEN} is image_token_id {expected_id}" if expected_id else f"{CONTEXT_TOKEN}",
         )
-    if len(tokenizer) > architecture.text.vocab_size:
+    # Released folders name <video> as a token and give it no row: it is replaced before anything is encoded.
+    without_row = {token for token, token_id in vocabulary.items() if token_id >= architecture.text.vocab_size}
+    if without_row - {VIDEO_TOKEN}:
         raise ConfigError(
             "The tokenizer has more tokens than the model.",
             got=f"{len(tokenizer)} tokens",
@@ -163,17 +136,10 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerFast, architecture: InternVLA
 def _read_image_settings(assets: Path) -> dict[str, Any]:
     """transformers 5 may nest the settings in processor_config.json."""
     if (assets / "preprocessor_config.json").is_file():
-        return _read_json(assets / "preprocessor_config.json")
-    nested = _read_json(assets / "processor_config.json").get("image_processor")
+        return read_json(assets / "preprocessor_config.json")
+    nested = read_json(assets / "processor_config.json").get("image_processor")
     if not isinstance(nested, dict):
         raise ConfigError(
             "The image processor's settings are missing.", got=assets, expected="preprocessor_config.json"
         )
     return nested
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError("A file of the model folder cannot be read.", got=f"{path}: {error}") from error

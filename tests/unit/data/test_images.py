@@ -3,9 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from megatron_moe_grpo.data.images import MAX_PIXELS, check_image, read_image
+from megatron_moe_grpo.data.images import MAX_PIXELS, read_image, read_image_size
 from megatron_moe_grpo.errors import DataError
 
 RAMP = Image.fromarray(np.arange(24 * 16, dtype=np.uint16).reshape(16, 24).astype(np.uint8))
@@ -23,6 +23,7 @@ def test_read_image_gives_rgb_from_every_mode(tmp_path: Path, image_format: str,
     RAMP.convert(mode).save(path, image_format)
     picture = read_image(path)
     assert (picture.mode, picture.size) == ("RGB", (24, 16))
+    assert read_image_size(path) == (24, 16)
 
 
 def test_read_image_drops_alpha_and_keeps_colours(tmp_path: Path) -> None:
@@ -44,6 +45,30 @@ def test_read_image_turns_as_exif_says(tmp_path: Path) -> None:
     turned = read_image(tmp_path / "turned.png")
     assert turned.size == (16, 24)
     assert turned.getpixel((15, 0)) == RAMP.convert("RGB").getpixel((0, 0))
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_read_image_size_is_that_of_the_turned_picture(tmp_path: Path, image_format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation  # 1 to 8 are defined, 5 to 8 swap width and height
+    RAMP.save(tmp_path / "turned", image_format, exif=exif)
+    turned = ImageOps.exif_transpose(Image.open(tmp_path / "turned"))
+    assert read_image_size(tmp_path / "turned") == turned.size == read_image(tmp_path / "turned").size
+
+
+def test_read_image_size_sees_exif_behind_the_pixels_and_in_xmp(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    RAMP.save(tmp_path / "before.png", exif=exif)
+    content = (tmp_path / "before.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    iend = content.index(b"IEND") - 4
+    (tmp_path / "behind.png").write_bytes(content[:start] + content[end:iend] + content[start:end] + content[iend:])
+    RAMP.save(tmp_path / "xmp.jpg", xmp=b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>')
+    for name in ("behind.png", "xmp.jpg"):
+        assert read_image(tmp_path / name).size == read_image_size(tmp_path / name) == (16, 24), name
 
 
 def _write_bad_files(folder: Path) -> None:
@@ -84,17 +109,17 @@ BAD_FILES = {
 
 # Pillow warns between 89 and 179 megapixels, then this package refuses the picture.
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_check_image_refuses_and_names_bad_files(tmp_path: Path) -> None:
+def test_read_image_refuses_and_names_bad_files(tmp_path: Path) -> None:
     _write_bad_files(tmp_path)
     for name, message in BAD_FILES.items():
         with pytest.raises(DataError, match=message) as caught:
-            check_image(tmp_path / name)
+            read_image(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value), name
 
 
 def test_read_image_limit_is_on_pixels(tmp_path: Path) -> None:
     Image.new("1", (MAX_PIXELS // 8, 8)).save(tmp_path / "largest.png")
     Image.new("1", (MAX_PIXELS // 8 + 1, 8)).save(tmp_path / "larger.png")
-    check_image(tmp_path / "largest.png")
+    read_image(tmp_path / "largest.png")
     with pytest.raises(DataError, match="too large"):
-        check_image(tmp_path / "larger.png")
+        read_image(tmp_path / "larger.png")

@@ -37,7 +37,8 @@ def test_normalise_options_letters_them_in_order(options: list[str], expected: t
         (["A. 3", "B. "], "option B is empty"),
         (["3", "4", " 3"], "options A and C are the same"),
         (["A. 3", "B. 3"], "options A and B are the same"),
-        (["3", "<image>"], "image tag"),
+        (["3", "<image>"], "image or video tag"),
+        (["3", "the clip <video>"], "image or video tag"),
     ],
 )
 def test_normalise_options_refuses_what_cannot_be_asked(options: list[str], message: str) -> None:

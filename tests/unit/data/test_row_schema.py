@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from megatron_moe_grpo.data.schema import Row, parse_row
+from megatron_moe_grpo.data.visuals import VisualFiles
 from megatron_moe_grpo.errors import DataError
 
 GOOD = {
@@ -27,12 +28,19 @@ def image_root(tmp_path: Path) -> Path:
 
 def test_parse_row_reads_one_thinker_style(image_root: Path) -> None:
     row = parse_row(GOOD | {"digits": [1, 2]}, 7, "rows.jsonl", image_root)
-    assert row == Row("cat", "How many?", ("A. 3", "B. 4"), "B", "count", (image_root / "1.png",))
+    assert row == Row("cat", "How many?", ("A. 3", "B. 4"), "B", "count", (VisualFiles((image_root / "1.png",)),))
 
 
 def test_parse_row_reads_llava_style_with_option_lines(image_root: Path) -> None:
     row = parse_row({"id": 12, "image": "1.png", "conversations": [HUMAN, GPT]}, 7, "rows.jsonl", image_root)
-    expected = Row("12", "<image>\nWhich one?", ("A. cat", "B. dog"), "B", "multiple choice", (image_root / "1.png",))
+    expected = Row(
+        "12",
+        "<image>\nWhich one?",
+        ("A. cat", "B. dog"),
+        "B",
+        "multiple choice",
+        (VisualFiles((image_root / "1.png",)),),
+    )
     assert row == expected
 
 
@@ -41,24 +49,15 @@ def test_parse_row_reads_llava_style_with_option_lines(image_root: Path) -> None
     [
         ({"id": None}, "id", "line-7"),
         ({"problem_type": None}, "problem_type", "multiple choice"),
-        ({"image": None}, "image_paths", 0),
-        ({"image": None, "images": []}, "image_paths", 0),
-        ({"image": None, "images": ["2.png", "1.png"]}, "image_paths", 2),
-        ({"image": ["2.png", "1.png"]}, "image_paths", 2),
-        ({"image": None, "images": [f"{number}.png" for number in range(1, 9)]}, "image_paths", 8),
-        ({"video": None, "videos": []}, "image_paths", 1),
+        ({"image": None}, "visuals", 0),
+        ({"image": None, "images": []}, "visuals", 0),
+        ({"video": None, "videos": []}, "visuals", 1),
     ],
 )
 def test_parse_row_takes_null_as_absent(image_root: Path, change: dict[str, Any], field: str, expected: object) -> None:
     row = parse_row(GOOD | change, 7, "rows.jsonl", image_root)
-    found = {"id": row.id, "problem_type": row.problem_type, "image_paths": len(row.image_paths)}
+    found = {"id": row.id, "problem_type": row.problem_type, "visuals": len(row.visuals)}
     assert found[field] == expected
-
-
-def test_parse_row_keeps_the_order_of_images(image_root: Path) -> None:
-    raw = GOOD | {"image": None, "images": ["2.png", "1.png"], "problem": "<image> or <image>?"}
-    paths = parse_row(raw, 7, "rows.jsonl", image_root).image_paths
-    assert paths == (image_root / "2.png", image_root / "1.png")
 
 
 BAD_ROWS: list[tuple[str, dict[str, Any], str]] = [
@@ -78,20 +77,13 @@ BAD_ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("problem", {"problem": None}, "no problem"),
     ("problem", {"problem": " \n"}, "empty"),
     ("problem", {"problem": "<image>"}, "empty"),
+    ("problem", {"problem": "<image> <video>", "video": "1.png"}, "empty"),
     ("problem", {"problem": 3}, "wrong type"),
     ("problem", {"problem": "half \ud800"}, "surrogate"),
     ("problem", {"problem": "<image> <image> which?"}, "2 tags, 1 images"),
-    ("problem", {"problem": "<image> which?", "image": None}, "1 tags, 0 images"),
-    ("problem", {"problem": "<image> which?", "image": ["1.png", "2.png"]}, "1 tags, 2 images"),
     ("problem_type", {"problem_type": 3}, "wrong type"),
     ("image", {"image": "nowhere.png"}, "does not exist"),
     ("image", {"image": "../x.png"}, "leaves the image root"),
-    ("image", {"image": 3}, "wrong type"),
-    ("image", {"image": {"bytes": None, "path": "1.png"}}, "wrong type"),
-    ("image", {"image": [None]}, "wrong type"),
-    ("images", {"images": ["1.png"]}, "beside image"),
-    ("images", {"image": None, "images": [f"{number}.png" for number in range(1, 10)]}, "too many"),
-    ("video", {"video": "1.mp4"}, "videos are not read"),
     ("problem", {"conversations": [HUMAN, GPT]}, "beside conversations"),
     ("conversations", {"problem": None, "solution": None, "conversations": [HUMAN]}, "not one question"),
     ("conversations", {"problem": None, "solution": None, "conversations": [GPT, HUMAN]}, "not one question"),

@@ -6,9 +6,11 @@ from typing import Any, NoReturn
 import datasets
 import pytest
 from PIL import Image
+from video_clips import flat_frames, write_clip
 
 from megatron_moe_grpo.data.schema import Row
 from megatron_moe_grpo.data.sources import FEATURES, LoadedRows, load_rows, rows_to_dataset
+from megatron_moe_grpo.data.visuals import VisualFiles
 from megatron_moe_grpo.errors import DataError
 
 
@@ -36,7 +38,9 @@ def test_load_rows_reads_jsonl_in_order_with_windows_ends_mark_and_blank_lines(f
     second = json.dumps(_raw("second", problem="a\u2028b"), ensure_ascii=False).encode()  # only \n ends a line
     loaded = _load(folder, [b"\xef\xbb\xbf" + _line("first") + b"\r", b"", second, b"  ", b""])
     assert [row.id for row in loaded.rows] == ["first", "second"]
-    assert loaded.rows[0] == Row("first", "How many?", ("A. 3", "B. 4"), "B", "multiple choice", (folder / "1.png",))
+    assert loaded.rows[0] == Row(
+        "first", "How many?", ("A. 3", "B. 4"), "B", "multiple choice", (VisualFiles((folder / "1.png",)),)
+    )
     assert loaded.skipped == ()
 
 
@@ -108,7 +112,7 @@ def test_load_rows_opens_no_image_when_told_so(folder: Path) -> None:
 def test_load_rows_takes_another_image_root(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "rows.jsonl"
     elsewhere.write_bytes(_line("a"))
-    assert load_rows(elsewhere, folder).rows[0].image_paths == (folder / "1.png",)
+    assert load_rows(elsewhere, folder).rows[0].visuals == (VisualFiles((folder / "1.png",)),)
     with pytest.raises(DataError, match="does not exist"):
         load_rows(elsewhere)
 
@@ -148,6 +152,38 @@ def test_rows_to_dataset_round_trips_through_save_to_disk_offline(
     assert table[2]["images"] == ["1.png", "1.png"]
     table.save_to_disk(str(folder / "saved"))
     assert load_rows(folder / "saved", image_root=folder) == loaded
+
+
+def test_rows_to_dataset_keeps_videos_and_their_places(folder: Path) -> None:
+    write_clip(folder / "clip.mp4", flat_frames(3))
+    mixed = _line("mixed", videos=["clip.mp4", ["1.png", "1.png"], ["1.png"]], problem="<video><image><video><video>?")
+    loaded = _load(folder, [mixed, _line("a"), _line("c", image=None, video="clip.mp4")])
+    is_video = [[files.is_video for files in row.visuals] for row in loaded.rows]
+    assert is_video == [[True, False, True, True], [False], [True]]
+    table = rows_to_dataset(loaded.rows, folder)
+    assert table[0]["videos"] == [["clip.mp4"], ["1.png", "1.png"], ["1.png"]]
+    table.save_to_disk(str(folder / "saved"))
+    assert load_rows(folder / "saved", image_root=folder) == loaded
+
+
+def test_load_rows_checks_the_frames_that_will_be_seen(folder: Path) -> None:
+    frames = ["1.png", "broken.png", "1.png", "1.png", "1.png"]  # of two frames, the 2nd and the 4th are seen
+    with pytest.raises(DataError, match=r"rows.jsonl:1 \(id 'a'\), field 'video': the image .*broken.png cannot"):
+        _load(folder, [_line("a", image=None, video=frames)])
+    with pytest.raises(DataError, match="broken.png"):
+        _load(folder, [_line("a", image=None, video=frames)], video_frames=2)
+    assert len(_load(folder, [_line("a", image=None, video=frames)], video_frames=1).rows) == 1
+    assert len(_load(folder, [_line("a", image=None, video=frames)], check_images=False).rows) == 1
+
+
+def test_load_rows_checks_video_files(folder: Path) -> None:
+    clip = write_clip(folder / "clip.mp4", flat_frames(20))
+    whole = clip.read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    lines = [_line("a", video="clip.mp4"), _line("b", video="cut.mp4")]
+    with pytest.raises(DataError, match=r"rows.jsonl:2 \(id 'b'\), field 'video': the video .*cut.mp4"):
+        _load(folder, lines)
+    assert [row.id for row in _load(folder, lines, on_bad_row="skip").skipped] == ["b"]
 
 
 def test_load_rows_names_the_row_of_a_saved_dataset(folder: Path) -> None:

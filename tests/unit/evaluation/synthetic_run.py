@@ -93,7 +93,7 @@ def _sample(example_id: str, problem: str, picture: Path) -> dict:
         "solution": "B",
         "experts_differ": 0.42,
         "options": ["A. top-left", "B. top-right", "C. bottom-left", "D. bottom-right"],
-        "image_paths": [str(picture)],
+        "visual_paths": [str(picture)],
         "responses": ["B", "A", "B", "", "C", "B", "B", "D"],
         "rewards": [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0],
     }

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from synthetic_run import CONFIG_YAML, write_examples, write_moe_grpo_run, write_sft_run
+from video_clips import flat_frames, write_clip
 
 from megatron_moe_grpo.errors import ConfigError, DataError
 from megatron_moe_grpo.evaluation.report import write_report
@@ -81,6 +83,19 @@ def test_write_report_loads_nothing_from_outside(full_page: tuple[str, Page]) ->
         svg = base64.b64decode(figure).decode("utf-8")
         assert all(link.startswith(("#", "data:")) for link in re.findall(r'href="([^"]*)"', svg))
         assert all(link.startswith("#") for link in re.findall(r"url\(([^)]*)\)", svg))
+
+
+def test_write_report_shows_the_frames_of_videos_and_names_missing_files(tmp_path: Path) -> None:
+    folder = write_sft_run(tmp_path)
+    write_examples(folder, 5, tmp_path / "clip.png", "Which?")
+    write_clip(tmp_path / "clip.mp4", flat_frames(20)).replace(tmp_path / "clip.png")
+    _, page = read_page(write_report(folder.root))
+    # Ten examples of eight frames; the figures are SVG.
+    assert sum(address.startswith("data:image/png") for address in page.addresses) == 80
+    (tmp_path / "clip.png").unlink()
+    _, page = read_page(write_report(folder.root))
+    assert not any(address.startswith("data:image/png") for address in page.addresses)
+    assert page.text.count("not found: clip.png") == 10
 
 
 def test_write_report_escapes_what_rows_and_config_say(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import megatron_moe_grpo.mcore  # noqa: F401  (the CPU platform, before anything of Megatron)
+from megatron_moe_grpo.mcore.moe_layers import RouterSizes
 from megatron_moe_grpo.mcore.routing_context import LayerRecord, RoutingContext, SelectionPolicy
 from megatron_moe_grpo.mcore.routing_records import (
     join_forwards,
@@ -38,7 +39,7 @@ def forward_of(
         mode=mode,
         is_real_BS=IS_REAL_BS[:, positions],
         is_vision_BS=IS_VISION_BS[:, positions],
-        num_layers=NUM_LAYERS,
+        sizes=RouterSizes(NUM_LAYERS, NUM_EXPERTS, NUM_ACTIVE),
         policy=SelectionPolicy(),
         record_by_layer={
             layer: LayerRecord(local(logits_LSBN[layer]), local(2 * logits_LSBN[layer]), local(experts_LSBK[layer]))
@@ -102,6 +103,15 @@ def test_layers_of_other_stages_hold_zeros() -> None:
         values, expected = read(stage), read(whole)
         assert torch.equal(values.select(layer_axis, 1), expected.select(layer_axis, 1))
         assert values.select(layer_axis, 0).abs().sum() == 0 and values.select(layer_axis, 2).abs().sum() == 0
+
+
+def test_a_stage_of_dense_layers_holds_zeros_of_the_same_shapes() -> None:
+    stage, whole = forward_of(slice(0, 3), layers=()), forward_of(slice(0, 3))
+    stage = join_forwards([stage])
+    for recorded in (recorded_experts_BSLK, recorded_logprob_BSL, recorded_entropy_L, recorded_top_k_L2N):
+        zeros, expected = recorded(stage), recorded(whole)
+        assert (zeros.shape, zeros.dtype) == (expected.shape, expected.dtype)
+        assert not zeros.any()
 
 
 def test_deterministic_top_k_has_no_likelihood() -> None:

@@ -8,11 +8,13 @@ import torch
 from PIL import Image
 
 from megatron_moe_grpo.config.schema import DataConfig
-from megatron_moe_grpo.errors import DataError
+from megatron_moe_grpo.data.visuals import Visual
+from megatron_moe_grpo.errors import ConfigError, DataError
 from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
 from megatron_moe_grpo.models.internvl.tiny import TinySizes, build_tiny_internvl
 from megatron_moe_grpo.rollout.prompts import (
     EncodedRow,
+    check_positions,
     check_rows,
     encode_rows,
     padded_positions,
@@ -53,7 +55,8 @@ def checked(folder: Path, processing: InternVLProcessing, *rows: dict) -> list[E
 def grey_levels(processing: InternVLProcessing, *levels: int) -> list[float]:
     """What pictures of one grey become under the model's own normalisation."""
     pictures = [Image.new("RGB", (16, 16), (level, level, level)) for level in levels]
-    return pytest.approx(processing.pixel_values(pictures).mean(dim=(1, 2, 3)).tolist())
+    inputs = processing.visual_inputs([Visual((picture,), is_video=False) for picture in pictures])
+    return pytest.approx(inputs.pixel_values.mean(dim=(1, 2, 3)).tolist())
 
 
 def test_check_rows_measures_the_prompt_that_will_be_encoded(folder: Path, processing: InternVLProcessing) -> None:
@@ -99,7 +102,7 @@ def test_check_rows_starts_image_paths_from_image_root(folder: Path, processing:
     with pytest.raises(DataError, match="does not exist"):
         check_rows(path, DataConfig(train=path), processing)
     loaded = check_rows(path, DataConfig(train=path, image_root=str(folder)), processing)
-    assert loaded.rows[0].image_paths == ((folder / "2.png").resolve(),)
+    assert [files.paths for files in loaded.rows[0].visuals] == [((folder / "2.png").resolve(),)]
 
 
 def test_encode_rows_ends_the_answer_with_the_end_of_turn(folder: Path, processing: InternVLProcessing) -> None:
@@ -142,3 +145,11 @@ def test_padded_positions_fits_prompt_and_answer(
     found = padded_positions(rows, num_appended, multiple_of)
     assert found == expected
     assert (found + num_appended) % multiple_of == 0
+
+
+def test_check_positions_counts_the_longest_answer_too(folder: Path, processing: InternVLProcessing) -> None:
+    rows = checked(folder, processing, {}, {"image": "0.png"})
+    longest = len(rows[1].prompt_ids)
+    check_positions(rows, max_new_tokens=4, max_positions=longest + 4)
+    with pytest.raises(ConfigError, match=rf"row row-1: {longest} prompt tokens and 5 new ones"):
+        check_positions(rows, max_new_tokens=5, max_positions=longest + 4)

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import megatron_moe_grpo.mcore  # noqa: F401  (the CPU platform, before anything of Megatron)
+from megatron_moe_grpo.mcore.moe_layers import RouterSizes
 from megatron_moe_grpo.mcore.routing_context import SelectionPolicy
 from megatron_moe_grpo.models.token_batch import TokenBatch
 from megatron_moe_grpo.rollout import decode
 from megatron_moe_grpo.rollout.decode import DecodeSettings, _SelectionNoise
 from megatron_moe_grpo.routing.trace import RouteMode
 
-CONFIG = SimpleNamespace(num_layers=2, num_moe_experts=4)
+CONFIG = SimpleNamespace(num_layers=3, num_moe_experts=4, moe_router_topk=2, moe_layer_freq=[1, 0, 1])
 STREAM_B = torch.tensor([5, 9, 2])
 MAX_NEW_TOKENS = 6
 
@@ -37,7 +38,7 @@ def test_noise_of_each_step_is_that_of_its_position(monkeypatch: pytest.MonkeyPa
     for step in range(MAX_NEW_TOKENS):
         got_LBSN = noise.of_step(step, batch)
         new_BS = batch.position_BS if step == 0 else batch.position_BS[:, -1:]
-        expected_LBSN = policy.noise_LBSN(STREAM_B, new_BS, CONFIG.num_layers, CONFIG.num_moe_experts)
+        expected_LBSN = policy.noise_LBSN(STREAM_B, new_BS, RouterSizes(num_layers=2, num_experts=4, num_active=2))
         assert got_LBSN.shape == expected_LBSN.shape
         assert torch.equal(got_LBSN[:, is_open_B1[:, 0]], expected_LBSN[:, is_open_B1[:, 0]])
         # The second sequence ends on the way; the others must not notice.

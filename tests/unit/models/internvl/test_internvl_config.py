@@ -17,8 +17,9 @@ def test_from_huggingface_reads_the_dense_sizes(dense_folder: Path) -> None:
     architecture = InternVLArchitecture.from_huggingface(read_hf_config(dense_folder))
     text, vision = architecture.text, architecture.vision
     assert (text.hidden_size, text.num_layers, text.num_heads, text.num_kv_heads, text.head_dim) == (96, 4, 4, 2, 24)
-    assert (text.ffn_size, text.rope_theta, text.rms_norm_eps, text.tied) == (288, 10000.0, 1e-6, False)
-    assert (text.num_experts, text.num_active, text.moe_ffn_size, text.renormalise) == (None, None, None, False)
+    assert (text.ffn_size, text.rope_theta, text.norm_epsilon, text.ties_embeddings) == (288, 10000.0, 1e-6, False)
+    assert (text.num_experts, text.num_active, text.expert_ffn_size) == (None, None, None)
+    assert (text.has_qk_norm, text.has_qkv_bias, text.renormalises_weights) == (True, False, False)
     assert (vision.hidden_size, vision.num_patches, vision.attention_bias) == (64, 16, True)
     assert (architecture.image_seq_length, architecture.image_token_id) == (4, 5)
     assert architecture.projector_input_size == 256
@@ -29,7 +30,7 @@ def test_from_huggingface_reads_experts_under_either_name(moe_folder: Path, expe
     config = read_hf_config(moe_folder)
     config["text_config"][experts_key] = config["text_config"].pop("num_local_experts")
     text = InternVLArchitecture.from_huggingface(config).text
-    assert (text.num_experts, text.num_active, text.moe_ffn_size, text.renormalise) == (5, 2, 20, True)
+    assert (text.num_experts, text.num_active, text.expert_ffn_size, text.renormalises_weights) == (5, 2, 20, True)
 
 
 def test_from_huggingface_reads_the_older_rope_keys(dense_folder: Path) -> None:
@@ -37,6 +38,24 @@ def test_from_huggingface_reads_the_older_rope_keys(dense_folder: Path) -> None:
     del config["text_config"]["rope_parameters"]
     config["text_config"] |= {"rope_theta": 1000000, "rope_scaling": None}
     assert InternVLArchitecture.from_huggingface(config).text.rope_theta == 1e6
+
+
+def test_from_huggingface_reads_qwen2_with_internvl3s_rope(dense_folder: Path) -> None:
+    """Dynamic scaling is no scaling up to max_position_embeddings; released files say nothing of tied embeddings."""
+    config = read_hf_config(dense_folder)
+    del config["tie_word_embeddings"], config["text_config"]["tie_word_embeddings"]
+    config["text_config"] |= {"model_type": "qwen2", "head_dim": None, "rope_theta": 1e6, "rope_parameters": None}
+    config["text_config"]["rope_scaling"] = {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"}
+    text = InternVLArchitecture.from_huggingface(config).text
+    assert (text.has_qk_norm, text.has_qkv_bias, text.ties_embeddings) == (False, True, False)
+    assert (text.head_dim, text.rope_theta, text.max_positions) == (96 // 4, 1e6, 512)
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_from_huggingface_takes_the_outer_word_on_tied_embeddings(dense_folder: Path, is_tied: bool) -> None:
+    config = read_hf_config(dense_folder) | {"tie_word_embeddings": is_tied}
+    config["text_config"]["tie_word_embeddings"] = not is_tied
+    assert InternVLArchitecture.from_huggingface(config).text.ties_embeddings == is_tied
 
 
 def test_from_huggingface_reads_other_pixel_shuffles(dense_folder: Path) -> None:
@@ -48,13 +67,12 @@ def test_from_huggingface_reads_other_pixel_shuffles(dense_folder: Path) -> None
 @pytest.mark.parametrize(
     ("section", "change", "message"),
     [
-        (None, {"model_type": "internvl_chat"}, "internvl"),
+        (None, {"model_type": "internvl_hub"}, "internvl"),
         (None, {"vision_feature_layer": -2}, "vision_feature_layer"),
         (None, {"image_seq_length": 16}, "image_seq_length"),
         (None, {"downsample_ratio": 0.4}, "whole patches"),
         (None, {"image_token_id": True}, "image_token_id"),
-        ("text_config", {"model_type": "qwen2"}, "not supported yet"),
-        ("text_config", {"model_type": "llama"}, "qwen3 or qwen3_moe"),
+        ("text_config", {"model_type": "llama"}, "qwen2 or qwen3 or qwen3_moe"),
         ("text_config", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "yarn"),
         ("text_config", {"attention_bias": True}, "attention_bias"),
         ("text_config", {"use_sliding_window": True}, "use_sliding_window"),

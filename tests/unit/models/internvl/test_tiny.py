@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from megatron_moe_grpo.data.visuals import VisualSize
 from megatron_moe_grpo.errors import ConfigError
 from megatron_moe_grpo.models.hf_folder import read_hf_state
 from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
@@ -15,7 +16,7 @@ from megatron_moe_grpo.models.internvl.tiny import TinySizes, build_tiny_internv
 def test_build_tiny_internvl_loads_in_transformers_and_generates(dense_folder: Path) -> None:
     model = AutoModelForImageTextToText.from_pretrained(dense_folder).eval()
     processing = InternVLProcessing.from_folder(dense_folder)
-    ids = torch.tensor([processing.encode("Which is the largest digit?", ("A. 1", "B. 2"), 1)])
+    ids = torch.tensor([processing.encode("Which is the largest digit?", ("A. 1", "B. 2"), [VisualSize(32, 32)])])
     answer = model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=torch.zeros(1, 3, 32, 32), do_sample=False,
         max_new_tokens=2, min_new_tokens=2,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from megatron_moe_grpo.conversion.manifest import verify_manifest, write_manifest
 from megatron_moe_grpo.errors import CheckpointError
-from megatron_moe_grpo.mcore.manifest import verify_manifest, write_manifest
 
 WEIGHTS = bytes(range(256)) * 10
 

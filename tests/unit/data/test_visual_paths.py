@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_moe_grpo.data.image_paths import resolve_image_path
 from megatron_moe_grpo.data.row_place import RowPlace
+from megatron_moe_grpo.data.visual_paths import resolve_visual_path
 from megatron_moe_grpo.errors import DataError
 
 PLACE = RowPlace("rows.jsonl", 3, "cat")
@@ -28,15 +28,17 @@ def image_root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("text", ["good.png", "./good.png", "folder/../good.png", "link_in.png"])
-def test_resolve_image_path_accepts_files_inside(image_root: Path, text: str) -> None:
-    assert resolve_image_path(text, image_root, PLACE) == image_root / "good.png"
+def test_resolve_visual_path_accepts_files_inside(image_root: Path, text: str) -> None:
+    assert resolve_visual_path(text, image_root, PLACE, "image") == image_root / "good.png"
 
 
-def test_resolve_image_path_accepts_an_absolute_path_inside_and_a_linked_root(image_root: Path, tmp_path: Path) -> None:
+def test_resolve_visual_path_accepts_an_absolute_path_inside_and_a_linked_root(
+    image_root: Path, tmp_path: Path
+) -> None:
     (tmp_path / "linked_root").symlink_to(image_root)
     good = image_root / "good.png"
-    assert resolve_image_path(str(good), image_root, PLACE) == good
-    assert resolve_image_path("good.png", tmp_path / "linked_root", PLACE) == good
+    assert resolve_visual_path(str(good), image_root, PLACE, "image") == good
+    assert resolve_visual_path("good.png", tmp_path / "linked_root", PLACE, "image") == good
 
 
 @pytest.mark.parametrize(
@@ -66,9 +68,16 @@ def test_resolve_image_path_accepts_an_absolute_path_inside_and_a_linked_root(im
         ("data:image/png;base64,AAAA", "URLs"),
     ],
 )
-def test_resolve_image_path_refuses_hostile_paths(image_root: Path, text: str, message: str) -> None:
+def test_resolve_visual_path_refuses_hostile_paths(image_root: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        resolve_image_path(text, image_root, PLACE)
+        resolve_visual_path(text, image_root, PLACE, "image")
     assert "rows.jsonl:3 (id 'cat'), field 'image'" in str(caught.value)
     assert "\0" not in str(caught.value)
     assert len(str(caught.value)) < 1000
+
+
+def test_resolve_visual_path_names_the_field_of_its_kind(image_root: Path) -> None:
+    for text, message in (("nowhere.mp4", "the video file does not exist"), ("folder", "a video file")):
+        with pytest.raises(DataError, match=message) as caught:
+            resolve_visual_path(text, image_root, PLACE, "video")
+        assert "rows.jsonl:3 (id 'cat'), field 'video'" in str(caught.value)

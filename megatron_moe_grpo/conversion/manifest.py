@@ -1,0 +1,113 @@
+"""SHA-256 of every file of a folder: no checkpoint format detects a flipped bit by itself."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from megatron_moe_grpo.errors import CheckpointError
+
+NAME = "manifest.json"
+NOTHING_KNOWN: Mapping[str, str] = MappingProxyType({})
+REMEDY = (
+    "a checkpoint of a run: delete this folder to go on from the one before it; "
+    "an imported, exported or downloaded model: make or copy it again"
+)
+
+
+class Entry(NamedTuple):
+    """What the manifest says of a file."""
+
+    num_bytes: int
+    sha256: str
+
+
+def write_manifest(folder: Path, known_digests: Mapping[str, str] = NOTHING_KNOWN) -> None:
+    """Writes `manifest.json` beside the files it lists, and flushes all of them to disk.
+
+    Args:
+        known_digests: path inside `folder` -> SHA-256, of files that were hashed while they were written.
+    """
+    files = {}
+    for path in _files(folder):
+        name = path.relative_to(folder).as_posix()
+        files[name] = {"bytes": path.stat().st_size, "sha256": known_digests.get(name) or _sha256(path)}
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    manifest = folder / NAME
+    manifest.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+    with manifest.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def verify_manifest(folder: Path) -> None:
+    """Raises CheckpointError with the name of the first file that is missing, shorter, or changed."""
+    for name, entry in read_manifest(folder).items():
+        verify_size(folder, name, entry)
+        verify_content(folder, name, entry)
+
+
+def read_manifest(folder: Path) -> dict[str, Entry]:
+    """Path inside `folder` -> what is known of the file.
+
+    Raises:
+        CheckpointError: there is no manifest, or it cannot be read.
+    """
+    manifest = folder / NAME
+    if not manifest.is_file():
+        raise CheckpointError(
+            f"{folder} is not a complete checkpoint",
+            got=f"no {NAME}",
+            expected=f"a folder that ends with {NAME}",
+            remedy=REMEDY,
+        )
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        return {name: Entry(int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{manifest} is damaged", got=f"{type(error).__name__}: {error}", remedy=REMEDY
+        ) from error
+
+
+def verify_size(folder: Path, name: str, entry: Entry) -> None:
+    """Raises CheckpointError if the file is missing, or longer or shorter than it was."""
+    path = folder / name
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} lacks a file", got=f"no {name}", expected="all files of its manifest", remedy=REMEDY
+        )
+    if path.stat().st_size != entry.num_bytes:
+        raise CheckpointError(
+            f"{path} has the wrong size",
+            got=f"{path.stat().st_size} bytes",
+            expected=f"{entry.num_bytes} bytes",
+            remedy=REMEDY,
+        )
+
+
+def verify_content(folder: Path, name: str, entry: Entry) -> None:
+    """Raises CheckpointError if the file's bytes are not those that were written."""
+    digest = _sha256(folder / name)
+    if digest != entry.sha256:
+        raise CheckpointError(
+            f"{folder / name} has changed since it was written",
+            got=f"sha256 {digest[:16]}…",
+            expected=f"sha256 {entry.sha256[:16]}…",
+            remedy=REMEDY,
+        )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
