@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="write every answer here, one JSON line a row")
     parser.add_argument("--max-new-tokens", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--video-frames", type=int, default=8, help="as data.video_frames of the run")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -27,7 +28,11 @@ def run(arguments: argparse.Namespace) -> None:
         from megatron_moe_grpo.evaluation.checkpoint_evaluation import evaluate_checkpoint as answer
     else:
         from megatron_moe_grpo.evaluation.hf_evaluation import evaluate_hf_folder as answer
-    limits = {"max_new_tokens": arguments.max_new_tokens, "batch_size": arguments.batch_size}
+    limits = {
+        "max_new_tokens": arguments.max_new_tokens,
+        "batch_size": arguments.batch_size,
+        "video_frames": arguments.video_frames,
+    }
     records = answer(arguments.folder, arguments.data, **limits)
     blank = answer(arguments.folder, arguments.data, **limits, blank_images=True)
     report = AccuracyReport.from_records(records, blank)

@@ -6,6 +6,7 @@ import torch
 
 from megatron_moe_grpo.config.schema import ParallelConfig
 from megatron_moe_grpo.data.sources import load_rows
+from megatron_moe_grpo.data.visuals import VIDEO_FRAMES
 from megatron_moe_grpo.evaluation.accuracy import ExampleRecord
 from megatron_moe_grpo.evaluation.policy_evaluation import evaluate_policy
 from megatron_moe_grpo.mcore.parallel import start_parallel, stop_parallel
@@ -20,14 +21,20 @@ from megatron_moe_grpo.routing.trace import RouteMode
 
 
 def evaluate_checkpoint(
-    checkpoint: Path, rows_file: Path, *, max_new_tokens: int, batch_size: int, blank_images: bool = False
+    checkpoint: Path,
+    rows_file: Path,
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    blank_images: bool = False,
+    video_frames: int = VIDEO_FRAMES,
 ) -> list[ExampleRecord]:
     """Greedy answers with top-K experts to every row, in file order.  Arguments as for `evaluate_hf_folder`."""
     assets = checkpoint / "assets"
     hf_config = read_hf_config(assets)
     family = family_of(hf_config)
     processing = family.processing.from_folder(assets)
-    rows = encode_rows(load_rows(rows_file).rows, processing)
+    rows = encode_rows(load_rows(rows_file, video_frames=video_frames).rows, processing, video_frames)
     check_positions(rows, max_new_tokens, family.parse_architecture(hf_config).text.max_positions)
     layout = start_parallel(ParallelConfig(), seed=0)
     settings = DecodeSettings(

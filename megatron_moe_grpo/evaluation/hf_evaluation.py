@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from megatron_moe_grpo.data.schema import Row
 from megatron_moe_grpo.data.sources import load_rows
-from megatron_moe_grpo.data.visuals import VIDEO_FRAMES, blanked, read_visual
+from megatron_moe_grpo.data.visuals import VIDEO_FRAMES, Visual, blanked, read_visual
 from megatron_moe_grpo.evaluation.accuracy import ExampleRecord
 from megatron_moe_grpo.models.hf_folder import read_hf_config
 from megatron_moe_grpo.models.processing import Processing
@@ -29,6 +29,7 @@ def evaluate_hf_folder(
     batch_size: int,
     blank_images: bool = False,
     image_root: Path | None = None,
+    video_frames: int = VIDEO_FRAMES,
 ) -> list[ExampleRecord]:
     """Greedy answers of the family's transformers class to every row, in file order.
 
@@ -42,19 +43,23 @@ def evaluate_hf_folder(
         blank_images: every picture becomes mid-grey, as in training's own evaluation: the control that shows what the
             questions alone give away.
         image_root: folder that image paths start from; None: the folder of `rows_file`.
+        video_frames: frames of a video that are shown, at most (`data.video_frames` of a training run).
     Raises:
         ConfigError: an incomplete folder.  DataError: the first bad row.
     """
     family = family_of(read_hf_config(folder))
     processing = family.processing.from_folder(folder)
-    rows = load_rows(rows_file, image_root).rows
+    rows = load_rows(rows_file, image_root, video_frames=video_frames).rows
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = family.huggingface_class().from_pretrained(folder, dtype="auto", local_files_only=True)
     model = model.to(device).eval()
     records = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        responses = _greedy_responses(model, processing, batch, max_new_tokens, blank_images)
+        visuals = [[read_visual(files, video_frames) for files in row.visuals] for row in batch]
+        if blank_images:
+            visuals = [[blanked(visual) for visual in of_row] for of_row in visuals]
+        responses = _greedy_responses(model, processing, batch, visuals, max_new_tokens)
         records.extend(_record(row, response) for row, response in zip(batch, responses, strict=True))
     return records
 
@@ -64,12 +69,9 @@ def _greedy_responses(
     model: PreTrainedModel,
     processing: Processing,
     rows: Sequence[Row],
+    visuals: Sequence[Sequence[Visual]],
     max_new_tokens: int,
-    blank_images: bool,
 ) -> list[str]:
-    visuals = [[read_visual(files, VIDEO_FRAMES) for files in row.visuals] for row in rows]
-    if blank_images:
-        visuals = [[blanked(visual) for visual in of_row] for of_row in visuals]
     prompts = [
         processing.encode(row.problem, row.options, [visual.size for visual in of_row])
         for row, of_row in zip(rows, visuals, strict=True)

@@ -36,13 +36,16 @@ def import_huggingface(source: Path, out: Path, is_bar_forced: bool = False) -> 
     """
     refuse_existing(out)
     hf_config = read_hf_config(source)
-    with verified(SafetensorsFolder(source), source) as huggingface, tempfile.TemporaryDirectory() as assets:
+    with verified(SafetensorsFolder(source), source) as huggingface, tempfile.TemporaryDirectory() as temporary:
         megatron = _converter(hf_config).to_megatron(huggingface)
-        shutil.copyfile(source / CONFIG_FILE, Path(assets) / CONFIG_FILE)
-        copy_assets(source, Path(assets))
+        # A folder of its own: the temporary one may be read by nobody else, and the copy keeps its mode.
+        assets = Path(temporary) / "assets"
+        assets.mkdir()
+        shutil.copyfile(source / CONFIG_FILE, assets / CONFIG_FILE)
+        copy_assets(source, assets)
         state = {"step": 0, "imported_from": source.name}
         with progress_bar("import", source_bytes(megatron), is_bar_forced) as progress:
-            write_streamed_checkpoint(out, megatron, lambda: _build(hf_config), Path(assets), state, progress)
+            write_streamed_checkpoint(out, megatron, lambda: _build(hf_config), assets, state, progress)
 
 
 def export_huggingface(checkpoint: Path, out: Path, layout: Layout = "same", is_bar_forced: bool = False) -> None:

@@ -67,7 +67,7 @@ class _HfFolder:
         text_type = config.get("text_config", config.get("llm_config", config)).get("model_type")
         yield f"family: {config['model_type']}, text model {text_type}"
         yield from _size_lines(architecture)
-        yield f"parameters: {parameter_counts(family.weight_map(config), architecture.text.num_active)}"
+        yield str(parameter_counts(family.weight_map(config), architecture.text.num_active))
 
     def weights(self) -> Iterator[str]:
         """Bytes by dtype, files, keys."""

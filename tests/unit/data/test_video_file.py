@@ -207,7 +207,7 @@ def test_read_video_refuses_frames_of_several_sizes(tmp_path: Path) -> None:
 def test_read_video_refuses_a_later_frame_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_jpeg_clip(tmp_path / "clip.avi", [Image.new("RGB", (32, 32)), Image.new("RGB", (800, 800))])
     monkeypatch.setattr(video_file, "MAX_BUFFER_PIXELS", 640 * 640)
-    with pytest.raises(DataError, match="clip.avi"):
+    with pytest.raises(DataError, match="clip.avi cannot be decoded"):
         read_video(path, 8)
 
 
@@ -222,6 +222,14 @@ def test_read_video_refuses_truncated_files(tmp_path: Path, name: str, share: fl
         with pytest.raises(DataError) as caught:
             read(path, 8)
         assert str(path) in str(caught.value)
+
+
+def test_read_video_takes_a_live_stream_that_does_not_know_its_length(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.webm", flat_frames(20), "libvpx")
+    content = path.read_bytes()
+    start = content.index(bytes.fromhex("18538067")) + 4  # Segment; RFC 8794 6.2: all ones are an unknown size
+    path.write_bytes(content[:start] + bytes.fromhex("01ffffffffffffff") + content[start + 8 :])
+    assert len(read_video(path, 8)) == 8
 
 
 def test_read_video_refuses_a_truncated_mp4_whose_index_comes_first(tmp_path: Path) -> None:
