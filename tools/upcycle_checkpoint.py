@@ -8,6 +8,7 @@ from megatron_moe_grpo.conversion.new_folder import refuse_existing
 from megatron_moe_grpo.conversion.progress import progress_bar
 from megatron_moe_grpo.conversion.safetensors_folder import SafetensorsFolder
 from megatron_moe_grpo.conversion.tensor_bytes import source_bytes
+from megatron_moe_grpo.conversion.verified_source import verified
 from megatron_moe_grpo.errors import MoeGrpoError
 from megatron_moe_grpo.models.hf_folder import read_hf_config, write_safetensors_folder
 from megatron_moe_grpo.models.parameter_counts import parameter_counts
@@ -49,9 +50,13 @@ def print_counts(config: dict, settings: UpcycleSettings) -> None:
 def upcycle_folder(source: Path, out: Path, settings: UpcycleSettings, has_progress: bool) -> None:
     """Reads, draws and writes one tensor after the other."""
     refuse_existing(out)
-    weights, moe_config = upcycle(SafetensorsFolder(source), read_hf_config(source), settings)
-    with progress_bar("upcycling", source_bytes(weights), is_forced=has_progress) as progress:
-        write_safetensors_folder(out, weights, moe_config, assets=source, progress=progress)
+    with verified(SafetensorsFolder(source), source) as dense:
+        weights, moe_config = upcycle(dense, read_hf_config(source), settings)
+        with progress_bar("upcycling", source_bytes(weights), is_forced=has_progress) as progress:
+            modeling_file = family_of(moe_config).modeling_file
+            write_safetensors_folder(
+                out, weights, moe_config, assets=source, modeling_file=modeling_file, progress=progress
+            )
     print(f"written:  {out}")
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from megatron_moe_grpo.benchmark.measure import Spread
 from megatron_moe_grpo.training.console import summary_table
 
 SPEED_BAR = 0.5
@@ -10,7 +11,7 @@ COLUMNS = ("what", "s", "GB/s", "speed / cp", "speed / cp flushed", "CPU s", "pe
 
 
 def conversion_table(numbers: dict[str, Any]) -> str:
-    """What `run_conversion_benchmark` returned, for people; medians."""
+    """What `run_conversion_benchmark` returned, for people; medians, and quartiles of the ratios."""
     rows = [_row(numbers, name) for name in ("cp", "cp_flushed", "import", "export")]
     bound, peak = numbers["peak_bound_bytes"], max(numbers[name]["peak_bytes"] for name in ("import", "export"))
     slowest = min(numbers[name]["speed_over_cp_flushed"]["median"] for name in ("import", "export"))
@@ -31,7 +32,7 @@ def conversion_table(numbers: dict[str, Any]) -> str:
 def _row(numbers: dict[str, Any], name: str) -> tuple[object, ...]:
     timed = numbers[name]
     seconds = timed["wall_s"]["median"]
-    ratios = [timed[f"speed_over_{reference}"]["median"] for reference in ("cp", "cp_flushed")]
+    ratios = [str(Spread(**timed[f"speed_over_{reference}"])) for reference in ("cp", "cp_flushed")]
     if "cpu_s" not in timed:
         return (name.replace("_", ", "), seconds, numbers["bytes"] / GB / seconds, *ratios, None, None, None)
     memory = [round(timed[key] / MIB) for key in ("peak_bytes", "imports_bytes")]

@@ -22,9 +22,10 @@ class ModelConfig(Section):
     """Where the weights, the architecture and the tokenizer come from."""
 
     checkpoint: str
-    """Megatron checkpoint folder to start from (`convert import` makes one from a Hugging Face folder)."""
+    """Megatron checkpoint folder to start from (`import` makes one from a Hugging Face folder)."""
     freeze: tuple[str, ...] = ()
-    """Parts that get no gradient: `vision_tower`, `projector`, `language_model`, `router`."""
+    """Parts that get no gradient: `vision_tower`, `projector`, `language_model` (all of it but the routers), `router`.
+    To train nothing but the routing: `[vision_tower, projector, language_model]`."""
 
 
 class DataConfig(Section):

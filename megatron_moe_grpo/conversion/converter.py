@@ -9,6 +9,7 @@ from torch import Tensor
 
 from megatron_moe_grpo.conversion.ops import Rule, Shape, SplitRule
 from megatron_moe_grpo.conversion.tensor_source import TensorSource
+from megatron_moe_grpo.conversion.weight_formats import quantised_weights
 from megatron_moe_grpo.errors import ConversionError
 
 QUANTISED_SUFFIXES = (
@@ -144,13 +145,9 @@ def _check(source: TensorSource, shapes: Mapping[str, Shape], layout: str) -> to
 
 
 def _refuse_quantised(source: TensorSource) -> None:
-    """Numbers of one byte are no weights but codes, which mean nothing without their scales."""
-    quantised = [f"{key} {dtype}" for key, dtype in source.dtypes.items() if dtype.itemsize == 1]
+    """Numbers of one byte are no weights but codes, which mean nothing without their scales; bools are masks."""
+    codes = [key for key, dtype in source.dtypes.items() if dtype.itemsize == 1 and dtype != torch.bool]
+    quantised = [f"{key} {source.dtypes[key]}" for key in codes]
     quantised += [f"{key} {source.dtypes[key]}" for key in source.dtypes if key.endswith(QUANTISED_SUFFIXES)]
     if quantised:
-        raise ConversionError(
-            "The weights are quantised, and cannot be trained.",
-            got=", ".join(quantised[:5]) + (f" and {len(quantised) - 5} more" if len(quantised) > 5 else ""),
-            expected="bfloat16, float16 or float32 weights",
-            remedy="download the model's unquantised version",
-        )
+        raise quantised_weights(quantised)

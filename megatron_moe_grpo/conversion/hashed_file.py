@@ -7,7 +7,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 # Left alone, Linux starts writing to the disk when a tenth of the memory is dirty: a model may fit into less.
-STRETCH_BYTES = 64 * 2**20
+FLUSH_BYTES = 64 * 2**20
+# What is left to hash at the end is waited for.
+HASH_BYTES = 4 * 2**20
 BLOCK_BYTES = 2**20
 
 
@@ -26,7 +28,7 @@ class HashedFile(AbstractContextManager["HashedFile"]):
         self._file = path.open("x+b", buffering=0)
         self._digest = hashlib.sha256()
         self._hashing, self._flushing = ThreadPoolExecutor(max_workers=1), ThreadPoolExecutor(max_workers=1)
-        self._num_bytes, self._num_hashed_bytes, self._num_sent_bytes = 0, 0, 0
+        self._num_bytes, self._num_given_bytes, self._num_hashed_bytes, self._num_sent_bytes = 0, 0, 0, 0
         self._work: list[Future] = []
 
     def write(self, block: bytes | memoryview) -> None:
@@ -38,12 +40,18 @@ class HashedFile(AbstractContextManager["HashedFile"]):
             num_written = self._file.write(rest[:BLOCK_BYTES])
             rest = rest[num_written:]
             self._num_bytes += num_written
-        if self._num_bytes - self._num_sent_bytes >= STRETCH_BYTES:
-            self._num_sent_bytes = self._num_bytes
+        if self._num_bytes - self._num_given_bytes >= HASH_BYTES:
+            self._num_given_bytes = self._num_bytes
             self._work.append(self._hashing.submit(self._hash_up_to, self._num_bytes))
+        if self._num_bytes - self._num_sent_bytes >= FLUSH_BYTES:
+            self._num_sent_bytes = self._num_bytes
             self._work.append(self._flushing.submit(os.fdatasync, self._file.fileno()))
 
     def __exit__(self, *exception: object) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Waits for hash and disk, and closes; whoever writes the next file meanwhile waits less."""
         try:
             for work in self._work:
                 work.result()

@@ -5,21 +5,23 @@ from collections.abc import Sequence
 
 from megatron_moe_grpo.conversion.tensor_source import TensorSource
 
-NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+# Longer ones are names, and Python refuses to read thousands of digits.
+NUMBER = re.compile(r"(?<![^.])\d{1,9}(?![^.])")
 SHORT_DTYPES = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 def key_patterns(source: TensorSource) -> list[str]:
     """One line for all keys that differ in their numbers only, in the order of the first of each."""
-    groups: dict[tuple[str, str], list[list[int]]] = {}
+    groups: dict[tuple[tuple[str, ...], str], list[list[int]]] = {}
     for key, shape in source.shapes.items():
-        pattern = NUMBER.sub("{}", key)
+        words = tuple(NUMBER.split(key))
         kind = f"{list(shape)} {dtype_name(source, key)}"
-        groups.setdefault((pattern, kind), []).append([int(number) for number in NUMBER.findall(key)])
+        groups.setdefault((words, kind), []).append([int(number) for number in NUMBER.findall(key)])
     lines = []
-    for (pattern, kind), numbers in groups.items():
+    for (words, kind), numbers in groups.items():
         spans = [_span(sorted(set(column))) for column in zip(*numbers, strict=True)]
-        lines.append(f"{pattern.format(*spans)} {kind}" + (f" x {len(numbers)}" if len(numbers) > 1 else ""))
+        pattern = "".join(word + span for word, span in zip(words, [*spans, ""], strict=True))
+        lines.append(f"{pattern} {kind}" + (f" x {len(numbers)}" if len(numbers) > 1 else ""))
     return lines
 
 

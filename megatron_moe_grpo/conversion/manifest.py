@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -14,8 +14,10 @@ NAME = "manifest.json"
 NOTHING_KNOWN: Mapping[str, str] = MappingProxyType({})
 REMEDY = (
     "a checkpoint of a run: delete this folder to go on from the one before it; "
-    "an imported, exported or downloaded model: make or copy it again"
+    "an imported, exported or downloaded model: make or copy it again, or delete manifest.json if the change was meant"
 )
+# What a model is made of: such a file that the manifest does not list would be used unseen.
+USED_SUFFIXES = (".json", ".jinja", ".safetensors", ".distcp", ".pt", ".metadata")
 
 
 class Entry(NamedTuple):
@@ -43,18 +45,22 @@ def write_manifest(folder: Path, known_digests: Mapping[str, str] = NOTHING_KNOW
         os.fsync(file.fileno())
 
 
-def verify_manifest(folder: Path) -> None:
-    """Raises CheckpointError with the name of the first file that is missing, shorter, or changed."""
+def verify_manifest(folder: Path, on_block: Callable[[], None] = lambda: None) -> None:
+    """Raises CheckpointError with the name of the first file that is missing, shorter, or changed.
+
+    Args:
+        on_block: called before each block is hashed; what it raises ends the work.
+    """
     for name, entry in read_manifest(folder).items():
         verify_size(folder, name, entry)
-        verify_content(folder, name, entry)
+        verify_content(folder, name, entry, on_block)
 
 
 def read_manifest(folder: Path) -> dict[str, Entry]:
     """Path inside `folder` -> what is known of the file.
 
     Raises:
-        CheckpointError: there is no manifest, or it cannot be read.
+        CheckpointError: there is no manifest, it cannot be read, or the folder holds files of a model that it lacks.
     """
     manifest = folder / NAME
     if not manifest.is_file():
@@ -66,11 +72,26 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
         )
     try:
         files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-        return {name: Entry(int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+        entries = {name: Entry(int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{manifest} is damaged", got=f"{type(error).__name__}: {error}", remedy=REMEDY
         ) from error
+    _refuse_unlisted(folder, entries)
+    return entries
+
+
+def _refuse_unlisted(folder: Path, entries: Mapping[str, Entry]) -> None:
+    """A person's notes may lie beside a model; a chat template or a shard that came later may not."""
+    names = [path.relative_to(folder).as_posix() for path in _files(folder)]
+    unlisted = [name for name in names if name not in entries and name.endswith(USED_SUFFIXES)]
+    if unlisted:
+        raise CheckpointError(
+            f"{folder} holds files that it was not written with",
+            got=", ".join(unlisted[:5]),
+            expected=f"the files that {NAME} lists",
+            remedy=REMEDY,
+        )
 
 
 def verify_size(folder: Path, name: str, entry: Entry) -> None:
@@ -89,9 +110,9 @@ def verify_size(folder: Path, name: str, entry: Entry) -> None:
         )
 
 
-def verify_content(folder: Path, name: str, entry: Entry) -> None:
-    """Raises CheckpointError if the file's bytes are not those that were written."""
-    digest = _sha256(folder / name)
+def verify_content(folder: Path, name: str, entry: Entry, on_block: Callable[[], None] = lambda: None) -> None:
+    """Raises CheckpointError if the file's bytes are not those that were written; `on_block` as above."""
+    digest = _sha256(folder / name, on_block)
     if digest != entry.sha256:
         raise CheckpointError(
             f"{folder / name} has changed since it was written",
@@ -101,10 +122,11 @@ def verify_content(folder: Path, name: str, entry: Entry) -> None:
         )
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, on_block: Callable[[], None] = lambda: None) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
+            on_block()
             digest.update(block)
     return digest.hexdigest()
 

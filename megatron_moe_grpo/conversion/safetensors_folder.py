@@ -11,11 +11,13 @@ from torch import Tensor
 
 from megatron_moe_grpo.conversion.ops import Shape
 from megatron_moe_grpo.conversion.tensor_bytes import DTYPES, num_bytes_of, view_of_bytes
-from megatron_moe_grpo.conversion.weight_formats import refuse_adapters, refuse_other_formats
+from megatron_moe_grpo.conversion.weight_formats import quantised_weights, refuse_adapters, refuse_other_formats
 from megatron_moe_grpo.errors import ConversionError
 
 WEIGHT_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+# Numbers of a byte or less, of which torch has some only.
+CODES = ("F4", "F6", "F8")
 # A parser's memory is 16 times its text.  Real headers take about 130 bytes a tensor: 30,000 tensors in one file.
 MAX_HEADER_BYTES = 4 * 2**20
 MAX_INDEX_BYTES = 16 * 2**20
@@ -119,6 +121,9 @@ def _read_header(path: Path) -> dict[str, _Place]:
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, str(error)) from error
     unknown = [f"{name}: {dtype}" for name, _, dtype in described if dtype not in DTYPES]
+    codes = [f"{name} {dtype}" for name, _, dtype in described if dtype not in DTYPES and dtype.startswith(CODES)]
+    if codes:
+        raise quantised_weights(codes)
     if unknown:
         raise ConversionError(
             "A weight file holds numbers that this program does not know.",

@@ -1,5 +1,6 @@
-"""Folders whose weights are not plain safetensors: each kind is refused in its own words."""
+"""Weights that are not plain safetensors, or not plain numbers: each kind is refused in its own words."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_moe_grpo.errors import ConversionError
@@ -44,4 +45,14 @@ def refuse_other_formats(folder: Path) -> None:
         "There are no weights here." if folder.is_dir() else "There is no such folder.",
         got=folder,
         expected="a Hugging Face model folder with safetensors",
+    )
+
+
+def quantised_weights(named: Sequence[str]) -> ConversionError:
+    """What to raise for the tensors named."""
+    return ConversionError(
+        "The weights are quantised, and cannot be trained.",
+        got=", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else ""),
+        expected="bfloat16, float16 or float32 weights",
+        remedy="download the model's unquantised version",
     )

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from megatron_moe_grpo.conversion.manifest import NAME as MANIFEST
+from megatron_moe_grpo.conversion.manifest import verify_manifest
+from megatron_moe_grpo.conversion.safetensors_folder import SafetensorsFolder
 from megatron_moe_grpo.data.schema import Row
 from megatron_moe_grpo.data.sources import load_rows
 from megatron_moe_grpo.data.visuals import VIDEO_FRAMES, Visual, blanked, read_visual
@@ -45,13 +48,20 @@ def evaluate_hf_folder(
         image_root: folder that image paths start from; None: the folder of `rows_file`.
         video_frames: frames of a video that are shown, at most (`data.video_frames` of a training run).
     Raises:
-        ConfigError: an incomplete folder.  DataError: the first bad row.
+        ConfigError: an incomplete folder.  ConversionError: no safetensors, or an adapter.  CheckpointError: the folder
+            has a manifest and is not what it says.  DataError: the first bad row.
     """
     family = family_of(read_hf_config(folder))
+    # transformers would load pickles and adapters without a word, and does not know our manifest.
+    SafetensorsFolder(folder)
+    if (folder / MANIFEST).is_file():
+        verify_manifest(folder)
     processing = family.processing.from_folder(folder)
     rows = load_rows(rows_file, image_root, video_frames=video_frames).rows
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = family.huggingface_class().from_pretrained(folder, dtype="auto", local_files_only=True)
+    model = family.huggingface_class().from_pretrained(
+        folder, dtype="auto", local_files_only=True, use_safetensors=True
+    )
     model = model.to(device).eval()
     records = []
     for start in range(0, len(rows), batch_size):

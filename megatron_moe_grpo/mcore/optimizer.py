@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
@@ -16,13 +17,39 @@ PARTS = ("vision_tower", "projector", "language_model", "router")
 
 
 def freeze_parts(model: torch.nn.Module, parts: tuple[str, ...]) -> None:
-    """Takes the gradient from `vision_tower`, `projector`, `language_model` (routers included) or only `router`."""
+    """Takes the gradient from parts: `vision_tower`, `projector`, `language_model` (without routers), `router`.
+
+    Raises:
+        ConfigError: a part that does not exist, or nothing is left to train on some rank.
+    """
     for part in parts:
-        if part not in PARTS:
+        if part not in PARTS or (part == "router" and model.config.num_moe_experts is None):
             raise ConfigError("model.freeze names a part that does not exist", got=part, expected=", ".join(PARTS))
-        for name, parameter in model.named_parameters():
-            if name.startswith(f"{part}.") or (part == "router" and ".router." in name):
-                parameter.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if part_of(name) in parts:
+            parameter.requires_grad_(False)
+    _refuse_idle_ranks(model, parts)
+
+
+def part_of(name: str) -> str:
+    """The part of PARTS that a parameter belongs to."""
+    return "router" if ".router." in name else name.split(".")[0]
+
+
+def _refuse_idle_ranks(model: torch.nn.Module, parts: tuple[str, ...]) -> None:
+    """Megatron cannot build an optimizer without parameters."""
+    is_idle = not any(parameter.requires_grad for parameter in model.parameters())
+    # Asked on all ranks together, so that all of them stop.
+    num_idle = torch.tensor(float(is_idle), device=next(model.parameters()).device)
+    dist.all_reduce(num_idle)
+    if num_idle > 0:
+        raise ConfigError(
+            "model.freeze leaves nothing to train",
+            got=f"model.freeze={list(parts)}: every parameter is frozen on {int(num_idle)} of "
+            f"{dist.get_world_size()} processes",
+            expected="something that is trained on each pipeline stage",
+            remedy="freeze less, or pass --set parallel.pipeline=1",
+        )
 
 
 @dataclass

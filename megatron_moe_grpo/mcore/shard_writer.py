@@ -38,6 +38,7 @@ class ShardWriter:
     def __init__(self, folder: Path):
         self.digests: dict[str, str] = {}
         self._folder = folder
+        self._unfinished: dict[str, HashedFile] = {}
         self._contents: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
         self._results: list[WriteResult] = []
 
@@ -49,24 +50,33 @@ class ShardWriter:
         progress: Progress,
     ) -> None:
         """Writes one file; of `pieces`, whose tensors must have storage of their own, one at a time is there."""
-        with HashedFile(self._folder / file_name) as file:
-            archive = _Archives(file)
-            for key, content in objects.items():
-                self._contents[key] = BytesStorageMetadata()
-                with self._entry(MetadataIndex(key), file_name, archive):
-                    archive.write(content)
-            archive.flush()
-            for shard, tensor in pieces:
-                self._describe(shard, tensor.dtype)
-                with self._entry(MetadataIndex(shard.key, shard.offsets), file_name, archive):
-                    torch.save(tensor, archive)
-                progress(tensor.nbytes)
-                del tensor
-        self.digests[file_name] = file.sha256
+        file = HashedFile(self._folder / file_name)
+        archive = _Archives(file)
+        for key, content in objects.items():
+            self._contents[key] = BytesStorageMetadata()
+            with self._entry(MetadataIndex(key), file_name, archive):
+                archive.write(content)
+        archive.flush()
+        for shard, tensor in pieces:
+            self._describe(shard, tensor.dtype)
+            with self._entry(MetadataIndex(shard.key, shard.offsets), file_name, archive):
+                torch.save(tensor, archive)
+            progress(tensor.nbytes)
+            del tensor
+        # Of the file before this one, hash and disk have caught up by now.
+        self._finish_files()
+        self._unfinished[file_name] = file
 
     def finish(self) -> None:
-        """Writes `.metadata`."""
+        """Waits until the last file is on the disk, and writes `.metadata`."""
+        self._finish_files()
         _Unnamed(self._folder).finish(Metadata(self._contents), [self._results])
+
+    def _finish_files(self) -> None:
+        for file_name, file in self._unfinished.items():
+            file.finish()
+            self.digests[file_name] = file.sha256
+        self._unfinished.clear()
 
     def _describe(self, shard: Shard, dtype: torch.dtype) -> None:
         chunk = ChunkStorageMetadata(torch.Size(shard.offsets), torch.Size(shard.sizes))

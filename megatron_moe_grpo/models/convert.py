@@ -1,5 +1,6 @@
 """Hugging Face folder <-> Megatron checkpoint, on one process; the checkpoint loads under any parallel layout."""
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,7 +19,13 @@ from megatron_moe_grpo.errors import ConversionError
 from megatron_moe_grpo.mcore.checkpoint import load_checkpoint
 from megatron_moe_grpo.mcore.streamed_checkpoint import MegatronCheckpoint, write_streamed_checkpoint
 from megatron_moe_grpo.models.export_assets import Layout, export_assets
-from megatron_moe_grpo.models.hf_folder import CONFIG_FILE, copy_assets, read_hf_config, write_safetensors_folder
+from megatron_moe_grpo.models.hf_folder import (
+    CONFIG_FILE,
+    config_in_dtype,
+    copy_assets,
+    read_hf_config,
+    write_safetensors_folder,
+)
 from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
 
@@ -62,8 +69,18 @@ def export_huggingface(checkpoint: Path, out: Path, layout: Layout = "same", is_
     with export_assets(checkpoint / "assets", layout) as assets:
         hf_config = read_hf_config(assets)
         huggingface = _converter(hf_config).to_huggingface(MegatronCheckpoint(checkpoint))
+        if _was_trained(checkpoint):
+            (dtype,) = set(huggingface.dtypes.values())
+            hf_config = config_in_dtype(hf_config, str(dtype).removeprefix("torch."))
         with progress_bar("export", source_bytes(huggingface), is_bar_forced) as progress:
-            write_safetensors_folder(out, huggingface, hf_config, assets, progress=progress)
+            modeling_file = family_of(hf_config).modeling_file
+            write_safetensors_folder(
+                out, huggingface, hf_config, assets, modeling_file=modeling_file, progress=progress
+            )
+
+
+def _was_trained(checkpoint: Path) -> bool:
+    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"] > 0
 
 
 def _converter(hf_config: dict[str, Any]) -> Converter:

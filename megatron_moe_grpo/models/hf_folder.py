@@ -18,7 +18,6 @@ from megatron_moe_grpo.conversion.tensor_bytes import num_bytes_of, source_bytes
 from megatron_moe_grpo.conversion.tensor_source import MemorySource, TensorSource, read_all
 from megatron_moe_grpo.conversion.weight_formats import refuse_adapters, refuse_other_formats
 from megatron_moe_grpo.errors import ConversionError
-from megatron_moe_grpo.models.modeling_files import copy_modeling_file
 
 CONFIG_FILE = "config.json"
 MAX_SHARD_BYTES = 5 * 10**9
@@ -38,16 +37,13 @@ ASSET_FILES = (
     "video_preprocessor_config.json",
     "generation_config.json",
 )
-# Layouts that this package knows without their code: InternVL's own, and our export of an upcycled Qwen2-VL.
-KNOWN_CUSTOM_CODE = ("internvl_chat", "qwen2_vl_moe")
 
 
 def read_hf_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json.
 
     Raises:
-        ConversionError: the file is missing or is not a JSON object; the model is quantised, an adapter, or defined by
-            code of its own.
+        ConversionError: the file is missing or is not a JSON object; the model is quantised or an adapter.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -63,7 +59,6 @@ def read_hf_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConversionError("config.json is not a JSON object.", got=path)
     _refuse_quantisation(path, config)
-    _refuse_custom_code(path, config)
     return config
 
 
@@ -82,9 +77,10 @@ def write_hf_folder(
     config: Mapping[str, Any],
     assets: Path,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    modeling_file: Path | None = None,
 ) -> None:
     """As `write_safetensors_folder`, from weights in memory."""
-    write_safetensors_folder(folder, MemorySource(state), config, assets, max_shard_bytes)
+    write_safetensors_folder(folder, MemorySource(state), config, assets, max_shard_bytes, modeling_file)
 
 
 def write_safetensors_folder(
@@ -93,6 +89,7 @@ def write_safetensors_folder(
     config: Mapping[str, Any],
     assets: Path,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    modeling_file: Path | None = None,
     progress: Progress = no_progress,
 ) -> None:
     """Writes a model folder as transformers would, one tensor in memory at a time; it appears whole or not at all.
@@ -101,6 +98,7 @@ def write_safetensors_folder(
         assets: folder whose tokenizer and processor files go along, byte for byte; its config.json too, if `config`
             says the same.
         max_shard_bytes: larger models are split into shards with an index.
+        modeling_file: `Family.modeling_file`, goes along; never a file of the model folder.
     Raises:
         ConversionError: `folder` exists already, or the disk is too full; before anything is written.
     """
@@ -113,7 +111,8 @@ def write_safetensors_folder(
     with new_folder(folder, source_bytes(source) + _asset_bytes(assets)) as unfinished:
         _write_config(unfinished, config, assets)
         copy_assets(assets, unfinished)
-        copy_modeling_file(config, unfinished)
+        if modeling_file is not None:
+            shutil.copyfile(modeling_file, unfinished / modeling_file.name)
         digests = {
             file: write_safetensors(unfinished / file, source, names, progress)
             for file, names in split.filename_to_tensors.items()
@@ -122,6 +121,21 @@ def write_safetensors_folder(
             index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
             (unfinished / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
         write_manifest(unfinished, digests)
+
+
+def config_in_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """`config` with every dtype that it states, sub-configs included, changed to `dtype` ("bfloat16").
+
+    transformers' `dtype="auto"` believes the config, not the weights: fp32 weights trained from a bf16 folder would be
+    rounded without a word.
+    """
+    changed: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            changed[key] = config_in_dtype(value, dtype)
+        else:
+            changed[key] = dtype if key in ("dtype", "torch_dtype") and value is not None else value
+    return changed
 
 
 def copy_assets(source: Path, target: Path) -> None:
@@ -165,14 +179,3 @@ def _refuse_quantisation(path: Path, config: Mapping[str, Any]) -> None:
                 expected="bfloat16, float16 or float32 weights",
                 remedy="download the model's unquantised version",
             )
-
-
-def _refuse_custom_code(path: Path, config: Mapping[str, Any]) -> None:
-    """`auto_map` names Python files of the folder; the layouts that need none of them are exempt."""
-    if "auto_map" in config and config.get("model_type") not in KNOWN_CUSTOM_CODE:
-        raise ConversionError(
-            "The model is defined by code of its own (auto_map), which is never imported.",
-            got=f"{path}: model_type {config.get('model_type')}",
-            expected=f"a model without auto_map, or of type {' or '.join(KNOWN_CUSTOM_CODE)}, whose layout is known",
-            remedy="use a version of the model in transformers' own layout (InternVL: the repositories ending in -HF)",
-        )

@@ -64,7 +64,8 @@ class _HfFolder:
         config = read_hf_config(self.config_folder)
         family = family_of(config)
         architecture = family.parse_architecture(config)
-        text_type = config.get("text_config", config.get("llm_config", config)).get("model_type")
+        sections = [config.get("llm_config"), config.get("text_config"), config]
+        text_type = next(section for section in sections if isinstance(section, Mapping)).get("model_type")
         yield f"family: {config['model_type']}, text model {text_type}"
         yield from _size_lines(architecture)
         yield str(parameter_counts(family.weight_map(config), architecture.text.num_active))

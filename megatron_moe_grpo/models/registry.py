@@ -1,7 +1,7 @@
 """The model families, by the `model_type` of their Hugging Face config.  To add one: docs, or copy `internvl/`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +16,7 @@ from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
 from megatron_moe_grpo.models.internvl.weight_map import weight_map as internvl_weight_map
 from megatron_moe_grpo.models.processing import Processing
 from megatron_moe_grpo.models.qwen2_vl.config import Qwen2VLArchitecture
+from megatron_moe_grpo.models.qwen2_vl.moe_config import MODELING_FILE as QWEN2_VL_MODELING_FILE
 from megatron_moe_grpo.models.qwen2_vl.moe_config import upcycled_config as qwen2_vl_upcycled_config
 from megatron_moe_grpo.models.qwen2_vl.processing import Qwen2VLProcessing
 from megatron_moe_grpo.models.qwen2_vl.weight_map import weight_map as qwen2_vl_weight_map
@@ -66,6 +67,10 @@ class Family:
     write_native_assets: Callable[[Path, Path], None] | None = None
     """Assets of an original layout -> the files, `config.json` included, with which stock transformers runs the model,
     into an existing folder.  None: the assets are such files already."""
+    modeling_file: Path | None = None
+    """Code of ours that stock transformers needs to load an exported folder, and that travels with it."""
+    has_own_code: bool = False
+    """Its `config.json` may name Python files (`auto_map`), which this package does without."""
 
 
 def _build_internvl(
@@ -120,39 +125,36 @@ def _qwen2_vl_moe_class() -> "type[PreTrainedModel]":
     return Qwen2VLMoeForConditionalGeneration
 
 
+_INTERNVL = Family(
+    parse_architecture=InternVLArchitecture.from_huggingface,
+    processing=InternVLProcessing,
+    weight_map=internvl_weight_map,
+    upcycled_config=internvl_upcycled_config,
+    build_model=_build_internvl,
+    huggingface_class=_internvl_class,
+)
+_QWEN2_VL = Family(
+    parse_architecture=Qwen2VLArchitecture.from_huggingface,
+    processing=Qwen2VLProcessing,
+    weight_map=qwen2_vl_weight_map,
+    upcycled_config=qwen2_vl_upcycled_config,
+    build_model=_build_qwen2_vl,
+    huggingface_class=_qwen2_vl_class,
+)
 FAMILIES: dict[str, Family] = {
-    "internvl": Family(
-        parse_architecture=InternVLArchitecture.from_huggingface,
-        processing=InternVLProcessing,
-        weight_map=internvl_weight_map,
-        upcycled_config=internvl_upcycled_config,
-        build_model=_build_internvl,
-        huggingface_class=_internvl_class,
-    ),
-    "internvl_chat": Family(
-        parse_architecture=InternVLArchitecture.from_huggingface,
-        processing=InternVLProcessing,
-        weight_map=internvl_weight_map,
-        upcycled_config=internvl_upcycled_config,
-        build_model=_build_internvl,
+    "internvl": _INTERNVL,
+    "internvl_chat": replace(
+        _INTERNVL,
         huggingface_class=_no_class_without_remote_code,
         write_native_assets=write_native_assets,
+        has_own_code=True,
     ),
-    "qwen2_vl": Family(
-        parse_architecture=Qwen2VLArchitecture.from_huggingface,
-        processing=Qwen2VLProcessing,
-        weight_map=qwen2_vl_weight_map,
-        upcycled_config=qwen2_vl_upcycled_config,
-        build_model=_build_qwen2_vl,
-        huggingface_class=_qwen2_vl_class,
-    ),
-    "qwen2_vl_moe": Family(
-        parse_architecture=Qwen2VLArchitecture.from_huggingface,
-        processing=Qwen2VLProcessing,
-        weight_map=qwen2_vl_weight_map,
-        upcycled_config=qwen2_vl_upcycled_config,
-        build_model=_build_qwen2_vl,
+    "qwen2_vl": _QWEN2_VL,
+    "qwen2_vl_moe": replace(
+        _QWEN2_VL,
         huggingface_class=_qwen2_vl_moe_class,
+        modeling_file=QWEN2_VL_MODELING_FILE,
+        has_own_code=True,
     ),
 }
 
@@ -161,13 +163,27 @@ def family_of(hf_config: HfConfig) -> Family:
     """The family of a `config.json` dict.
 
     Raises:
-        ConfigError: no family of that name; the message lists those there are.
+        ConfigError: no family of that name; the message lists those there are.  Or the model is defined by code of its
+            own.
     """
+    _refuse_own_code(hf_config)
     name = hf_config.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ConfigError(
             "This model family is not supported.",
             got=f"model_type: {name}",
             expected=f"model_type: {' or '.join(sorted(FAMILIES))}",
         )
     return FAMILIES[name]
+
+
+def _refuse_own_code(hf_config: HfConfig) -> None:
+    """`auto_map` names Python files of the folder; the layouts that need none of them are exempt."""
+    exempt = [name for name, family in FAMILIES.items() if family.has_own_code]
+    if "auto_map" in hf_config and hf_config.get("model_type") not in exempt:
+        raise ConfigError(
+            "The model is defined by code of its own (auto_map), which is never imported.",
+            got=f"model_type: {hf_config.get('model_type')}, auto_map: {hf_config['auto_map']}",
+            expected=f"a model without auto_map, or of type {' or '.join(exempt)}, whose layout is known",
+            remedy="use a version of the model in transformers' own layout (InternVL: the repositories ending in -HF)",
+        )

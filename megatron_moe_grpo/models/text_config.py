@@ -5,7 +5,14 @@ from typing import Any
 
 from megatron_moe_grpo.config.decoder_sizes import DecoderSizes
 from megatron_moe_grpo.errors import ConfigError
-from megatron_moe_grpo.models.config_values import require_one_of, require_value
+from megatron_moe_grpo.models.config_values import (
+    MAX_SIZE,
+    is_whole,
+    optional_section,
+    require_one_of,
+    require_size,
+    require_value,
+)
 
 MOE_TEXT_MODELS = ("qwen3_moe", "qwen2_vl_moe_text")
 QKV_BIAS_TEXT_MODELS = ("qwen2", "qwen2_vl_text", "qwen2_vl_moe_text")
@@ -29,16 +36,16 @@ def read_decoder_sizes(text: Mapping[str, Any], ties_embeddings: bool) -> Decode
     require_one_of(text, "mlp_bias", (False,), default=False)
     require_one_of(text, "use_sliding_window", (False,), default=False)
     model_type, rope = text["model_type"], _rope(text)
-    num_heads = require_value(text, "num_attention_heads", int)
+    num_heads = require_size(text, "num_attention_heads")
     sizes = DecoderSizes(
-        hidden_size=require_value(text, "hidden_size", int),
-        num_layers=require_value(text, "num_hidden_layers", int),
+        hidden_size=require_size(text, "hidden_size"),
+        num_layers=require_size(text, "num_hidden_layers"),
         num_heads=num_heads,
-        num_kv_heads=require_value(text, "num_key_value_heads", int),
+        num_kv_heads=require_size(text, "num_key_value_heads"),
         head_dim=_head_dim(text, num_heads),
-        ffn_size=require_value(text, "intermediate_size", int),
-        vocab_size=require_value(text, "vocab_size", int),
-        max_positions=require_value(text, "max_position_embeddings", int),
+        ffn_size=require_size(text, "intermediate_size"),
+        vocab_size=require_size(text, "vocab_size"),
+        max_positions=require_size(text, "max_position_embeddings"),
         rope_theta=require_value(rope, "rope_theta", float),
         mrope_section=_mrope_section(rope),
         norm_epsilon=require_value(text, "rms_norm_eps", float),
@@ -58,8 +65,8 @@ def read_decoder_sizes(text: Mapping[str, Any], ties_embeddings: bool) -> Decode
 def _head_dim(text: Mapping[str, Any], num_heads: int) -> int:
     """Qwen3 always states it; Qwen2 and Llama mean hidden_size / num_heads where they do not."""
     if text.get("head_dim") is not None or text["model_type"] in QK_NORM_TEXT_MODELS:
-        return require_value(text, "head_dim", int)
-    head_dim, remainder = divmod(require_value(text, "hidden_size", int), num_heads)
+        return require_size(text, "head_dim")
+    head_dim, remainder = divmod(require_size(text, "hidden_size"), num_heads)
     if remainder:
         raise ConfigError(
             "The hidden size does not divide into the heads.", got=f"{text['hidden_size']} over {num_heads} heads"
@@ -72,8 +79,8 @@ def _expert_sizes(text: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     # transformers 5 writes num_local_experts where version 4 wrote num_experts.
     experts_key = "num_local_experts" if "num_local_experts" in text else "num_experts"
-    num_experts = require_value(text, experts_key, int)
-    num_active = require_value(text, "num_experts_per_tok", int)
+    num_experts = require_size(text, experts_key)
+    num_active = require_size(text, "num_experts_per_tok")
     if num_active > num_experts:
         raise ConfigError(
             "More active experts than experts.", got=f"K = {num_active}, N = {num_experts}", expected="K <= N"
@@ -81,7 +88,7 @@ def _expert_sizes(text: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "num_experts": num_experts,
         "num_active": num_active,
-        "expert_ffn_size": require_value(text, "moe_intermediate_size", int),
+        "expert_ffn_size": require_size(text, "moe_intermediate_size"),
         "renormalises_weights": require_value(text, "norm_topk_prob", bool),
         "dense_layers": _dense_layers(text),
     }
@@ -89,13 +96,14 @@ def _expert_sizes(text: Mapping[str, Any]) -> dict[str, Any]:
 
 def _dense_layers(text: Mapping[str, Any]) -> tuple[int, ...]:
     """`mlp_only_layers`, and all layers but every `decoder_sparse_step`-th, as transformers reads the two."""
-    num_layers, step = require_value(text, "num_hidden_layers", int), text.get("decoder_sparse_step", 1)
-    listed = set(text.get("mlp_only_layers") or ())
-    if not listed <= set(range(num_layers)) or not isinstance(step, int) or step < 1:
+    num_layers = require_size(text, "num_hidden_layers")
+    step = require_size({"decoder_sparse_step": 1, **text}, "decoder_sparse_step")
+    listed = [] if text.get("mlp_only_layers") is None else text["mlp_only_layers"]
+    if not isinstance(listed, list | tuple) or not all(is_whole(layer, 0, num_layers - 1) for layer in listed):
         raise ConfigError(
             "The layers without experts cannot be read.",
-            got=f"mlp_only_layers: {text.get('mlp_only_layers')}, decoder_sparse_step: {step}",
-            expected=f"layers from 0 to {num_layers - 1}, a step of 1 or more",
+            got=f"mlp_only_layers: {listed!r}",
+            expected=f"a list of layers from 0 to {num_layers - 1}",
         )
     dense = tuple(layer for layer in range(num_layers) if layer in listed or (layer + 1) % step)
     if len(dense) == num_layers:
@@ -105,7 +113,8 @@ def _dense_layers(text: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _rope(text: Mapping[str, Any]) -> Mapping[str, Any]:
     """transformers 5 writes `rope_parameters`; version 4 wrote `rope_theta` beside `rope_scaling`."""
-    rope = text.get("rope_parameters") or {"rope_theta": text.get("rope_theta"), **(text.get("rope_scaling") or {})}
+    older = {"rope_theta": text.get("rope_theta"), **optional_section(text, "rope_scaling")}
+    rope = optional_section(text, "rope_parameters") or older
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     # "mrope" is how Qwen2-VL's own files say: default, with a section.  "dynamic" (InternVL3) is default up to
     # max_position_embeddings, which is as far as we go.
@@ -118,4 +127,10 @@ def _rope(text: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _mrope_section(rope: Mapping[str, Any]) -> tuple[int, ...] | None:
     section = rope.get("mrope_section")
-    return None if section is None else tuple(int(size) for size in section)
+    if section is None:
+        return None
+    if not isinstance(section, list | tuple) or not all(is_whole(size, 1, MAX_SIZE) for size in section):
+        raise ConfigError(
+            "The rotary section cannot be read.", got=f"mrope_section: {section}", expected="a list of counts"
+        )
+    return tuple(section)

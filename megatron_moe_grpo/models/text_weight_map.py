@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from megatron_moe_grpo.config.decoder_sizes import DecoderSizes
 from megatron_moe_grpo.conversion import Concat, FuseQKV, Op, Rename, Rule
 from megatron_moe_grpo.conversion.ops import Shape
+from megatron_moe_grpo.models.weight_map_parts import Shapes
 
-Shapes = dict[str, Shape]
 MEGATRON_PREFIX = "language_model."
 
 

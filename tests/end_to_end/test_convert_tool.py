@@ -9,6 +9,7 @@ from forked_commands import Finished, run_command
 from tiny_training import TinyStart
 
 from megatron_moe_grpo.conversion import read_all
+from megatron_moe_grpo.conversion.manifest import write_manifest
 from megatron_moe_grpo.conversion.safetensors_folder import SafetensorsFolder
 
 TOOL = "tools/convert_checkpoint.py"
@@ -49,6 +50,18 @@ def test_a_flipped_bit_is_found_before_the_checkpoint_gets_its_name(start: TinyS
     assert "Traceback" not in imported.output and not (tmp_path / "checkpoint").exists()
     described = run_tool(tmp_path / "2", "--inspect", folder)
     assert described.exit_code == 1 and "problem: " in described.output and "has changed" in described.output
+
+
+def test_a_flipped_bit_is_not_upcycled(start: TinyStart, tmp_path: Path) -> None:
+    dense = tmp_path / "dense"
+    shutil.copytree(start.dense, dense)
+    write_manifest(dense)
+    damaged = bytearray((dense / "model.safetensors").read_bytes())
+    damaged[-100] ^= 8
+    (dense / "model.safetensors").write_bytes(damaged)
+    (finished,) = run_command(["tools/upcycle_checkpoint.py", dense, tmp_path / "moe"], tmp_path / "log")
+    assert finished.exit_code == 1 and "model.safetensors has changed since it was written" in finished.output
+    assert not (tmp_path / "moe").exists()
 
 
 @pytest.mark.parametrize("arguments", [[], ["--inspect", "x", "import", "y", "z"], ["convert"]])

@@ -105,7 +105,8 @@ def test_transformers_gives_the_same_answers_from_the_qwen2_vl_export(job: Job) 
     assert read_lines(ours) == read_lines(theirs)
 
 
-def test_the_export_carries_our_modelling_file_and_passes_inspection(job: Job) -> None:
+def test_both_folders_carry_our_modelling_file_and_the_export_passes_inspection(job: Job) -> None:
     source = ROOT / "megatron_moe_grpo" / "models" / "qwen2_vl" / "modeling_qwen2_vl_moe.py"
-    assert [path.read_bytes() for path in (job.out / "moe_grpo_hf").glob("*.py")] == [source.read_bytes()]
+    for folder in ("moe_hf", "moe_grpo_hf"):
+        assert [path.read_bytes() for path in (job.out / folder).glob("*.py")] == [source.read_bytes()]
     assert "nothing is wrong" in job.run("tools/convert_checkpoint.py", "--inspect", job.out / "moe_grpo_hf")

@@ -35,7 +35,9 @@ class Objective:
         """Folder of the weights that the step starts from."""
         if self.routed != "all_layers":
             return self.routed
-        return "qwen2_vl" if self.family == "qwen2_vl" else "tied" if self.ties_embeddings else "untied"
+        if self.family == "qwen2_vl":
+            return "qwen2_vl_tied" if self.ties_embeddings else "qwen2_vl"
+        return "tied" if self.ties_embeddings else "untied"
 
     @property
     def losses(self) -> LossConfig:

@@ -57,6 +57,7 @@ def run_all_layouts(folder: Path, pictures: Path) -> ParallelRuns:
         "untied": write_policy(folder / "policies" / "untied"),
         "tied": write_policy(folder / "policies" / "tied", ties_embeddings=True),
         "qwen2_vl": write_qwen_policy(folder / "policies" / "qwen2_vl"),
+        "qwen2_vl_tied": write_qwen_policy(folder / "policies" / "qwen2_vl_tied", ties_embeddings=True),
         "some_layers": write_mixed_policy(folder / "policies" / "some_layers", "0,2-3,6"),
         "last_stage": write_mixed_policy(folder / "policies" / "last_stage", "4-7"),
     }

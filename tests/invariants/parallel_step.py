@@ -24,6 +24,8 @@ ROWS_OF = {"internvl": make_rows, "qwen2_vl": make_qwen_rows}
 TIED = Objective(ties_embeddings=True)
 GATE_ALL = Objective(gate_tokens="all")
 QWEN = Objective(family="qwen2_vl")
+# As the released Qwen2-VL-2B is.
+QWEN_TIED = Objective(family="qwen2_vl", ties_embeddings=True)
 RESPONSE_ONLY = Objective(explores_prompt=False)
 SOME_LAYERS = Objective(routed="some_layers", gate_tokens="all")
 LAST_STAGE = Objective(routed="last_stage")
@@ -58,8 +60,8 @@ CASES: dict[str, StepCase] = {
 QWEN_CASES: dict[str, StepCase] = {
     "qwen_data": StepCase(objective=QWEN),
     "qwen_expert": StepCase(ParallelConfig(expert=2), objective=QWEN),
-    "qwen_pipeline": StepCase(ParallelConfig(pipeline=2), micro_batch_prompts=1, objective=QWEN),
-    "qwen_tensor": StepCase(ParallelConfig(tensor=2), micro_batch_prompts=2, objective=QWEN),
+    "qwen_pipeline": StepCase(ParallelConfig(pipeline=2), micro_batch_prompts=1, objective=QWEN_TIED),
+    "qwen_tensor": StepCase(ParallelConfig(tensor=2), micro_batch_prompts=2, objective=QWEN_TIED),
     "qwen_tensor_and_expert": StepCase(
         ParallelConfig(tensor=2, expert=2, expert_tensor=1, recompute="full"), objective=QWEN
     ),

@@ -26,9 +26,9 @@ SIZES = TinySizes(
 PROBLEMS = (("How many 0s are there?", ()), ("Which?", ()), ("Which is the largest digit?", (1, 1)), ("How?", (2,)))
 
 
-def write_qwen_policy(folder: Path) -> Path:
+def write_qwen_policy(folder: Path, ties_embeddings: bool = False) -> Path:
     """`folder`/moe, a Hugging Face folder as it would be exported, with random weights."""
-    build_tiny_qwen2_vl(folder / "dense", SIZES, seed=0)
+    build_tiny_qwen2_vl(folder / "dense", SIZES, seed=0, ties_embeddings=ties_embeddings)
     experts = {"num_experts": NUM_EXPERTS, "num_experts_per_tok": NUM_ACTIVE, "moe_intermediate_size": SIZES.ffn_size}
     config = upcycled_config(read_hf_config(folder / "dense"), experts | {"norm_topk_prob": False})
     torch.manual_seed(1)

@@ -27,6 +27,7 @@ from megatron_moe_grpo.config.schema import ParallelConfig
 from megatron_moe_grpo.conversion import Converter
 from megatron_moe_grpo.conversion.safetensors_folder import SafetensorsFolder
 from megatron_moe_grpo.data.visuals import Visual
+from megatron_moe_grpo.mcore.checkpoint import save_checkpoint
 from megatron_moe_grpo.mcore.decoding import decoding_mode
 from megatron_moe_grpo.mcore.parallel import ParallelLayout, start_parallel, stop_parallel
 from megatron_moe_grpo.mcore.routing_context import SelectionPolicy
@@ -243,6 +244,24 @@ def test_upcycled_copies_answer_as_the_dense_model(one_process: ParallelLayout, 
     dense_BSV, copies_BSV = (build_megatron(folder).eval()(batch) for folder in (dense, tmp_path / "copies"))
     # Measured: 1.6e-6.
     assert (copies_BSV - dense_BSV).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("step", "dtype"), [(0, "bfloat16"), (3, "float32")])
+def test_a_trained_export_names_the_precision_of_its_weights(
+    one_process: ParallelLayout, tmp_path: Path, step: int, dtype: str
+) -> None:
+    """fp32 weights trained from a bf16 folder: `dtype="auto"` believes the config and would round them."""
+    folder = write_variant(tmp_path, "dense")
+    model = build_megatron(folder)
+    assets = tmp_path / "assets"
+    assets.mkdir()
+    copy_assets(folder, assets)
+    (assets / "config.json").write_text(json.dumps(read_hf_config(folder) | {"dtype": "bfloat16"}), encoding="utf-8")
+    save_checkpoint(tmp_path / "checkpoint", model, assets, {"step": step})
+    export_huggingface(tmp_path / "checkpoint", tmp_path / "exported")
+    assert read_hf_config(tmp_path / "exported")["dtype"] == dtype
+    loaded = InternVLForConditionalGeneration.from_pretrained(tmp_path / "exported", dtype="auto")
+    assert str(loaded.dtype) == f"torch.{dtype}"
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from megatron_moe_grpo.errors import ConfigError
-from megatron_moe_grpo.models.config_values import require_one_of, require_value
+from megatron_moe_grpo.models.config_values import require_one_of, require_size, require_value
 from megatron_moe_grpo.models.internvl.prompt_template import CONTEXT_TOKEN, END_OF_TURN
 
 CHAT_MODEL_TYPE = "internvl_chat"
@@ -35,27 +35,43 @@ def native_config(config: Mapping[str, Any], vocabulary: Mapping[str, int] | Non
     """
     _refuse_other_features(config)
     vision, text = require_value(config, "vision_config", dict), require_value(config, "llm_config", dict)
-    ratio = require_value(config, "downsample_ratio", float)
-    image_size, patch_size = require_value(vision, "image_size", int), require_value(vision, "patch_size", int)
+    image_size, patch_size = require_size(vision, "image_size"), require_size(vision, "patch_size")
     require_one_of(config, "force_image_size", (image_size, None))
+    joined = shuffle_factor(config)
     native = {
         "architectures": ["InternVLForConditionalGeneration"],
         "model_type": "internvl",
         "text_config": {key: value for key, value in text.items() if key not in DROPPED_TEXT_KEYS},
         "vision_config": _vision_config(vision, image_size, patch_size),
-        "downsample_ratio": ratio,
-        "image_seq_length": round((image_size // patch_size * ratio) ** 2),
+        "downsample_ratio": config["downsample_ratio"],
+        "image_seq_length": (image_size // patch_size // joined) ** 2,
         "projector_hidden_act": "gelu",
         "vision_feature_layer": -1,
         "vision_feature_select_strategy": "default",
-        # transformers 5 ties where this is absent; their config class has False.
-        "tie_word_embeddings": config.get("tie_word_embeddings", False),
+        # transformers 5 ties where this is absent; their config classes have False.
+        "tie_word_embeddings": config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)),
     }
     native |= {key: config[key] for key in ("dtype", "torch_dtype") if key in config}
     if vocabulary is not None:
         native["image_token_id"] = vocabulary[CONTEXT_TOKEN]
         native["text_config"]["eos_token_id"] = vocabulary[END_OF_TURN]
     return native
+
+
+def shuffle_factor(config: Mapping[str, Any]) -> int:
+    """1 / downsample_ratio, of either layout.
+
+    Raises:
+        ConfigError: the ratio is missing or no fraction of that form.
+    """
+    ratio = require_value(config, "downsample_ratio", float)
+    if not 0 < ratio <= 1 or (1 / ratio) % 1:
+        raise ConfigError(
+            "The pixel shuffle must join whole patches.",
+            got=f"downsample_ratio: {ratio}",
+            expected="1, 1/2, 1/4, ...",
+        )
+    return round(1 / ratio)
 
 
 def native_image_settings(config: Mapping[str, Any], clip_settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +87,7 @@ def native_image_settings(config: Mapping[str, Any], clip_settings: Mapping[str,
     is_tiled = require_value(config, "dynamic_image_size", bool)
     if is_tiled:
         require_one_of(config, "use_thumbnail", (True,))
-    side = require_value(require_value(config, "vision_config", dict), "image_size", int)
+    side = require_size(require_value(config, "vision_config", dict), "image_size")
     return {
         "image_processor_type": "GotOcr2ImageProcessor",
         "processor_class": "InternVLProcessor",
@@ -85,8 +101,8 @@ def native_image_settings(config: Mapping[str, Any], clip_settings: Mapping[str,
         "image_std": clip_settings.get("image_std", [0.229, 0.224, 0.225]),
         "do_convert_rgb": True,
         "crop_to_patches": is_tiled,
-        "min_patches": require_value(config, "min_dynamic_patch", int),
-        "max_patches": require_value(config, "max_dynamic_patch", int),
+        "min_patches": require_size(config, "min_dynamic_patch"),
+        "max_patches": require_size(config, "max_dynamic_patch"),
     }
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from megatron_moe_grpo.config.decoder_sizes import DecoderSizes
 from megatron_moe_grpo.errors import ConfigError
-from megatron_moe_grpo.models.config_values import require_one_of, require_value
-from megatron_moe_grpo.models.internvl.chat_config import is_chat_layout, native_config
+from megatron_moe_grpo.models.config_values import require_one_of, require_size, require_value
+from megatron_moe_grpo.models.internvl.chat_config import is_chat_layout, native_config, shuffle_factor
 from megatron_moe_grpo.models.text_config import read_decoder_sizes
 
 TEXT_MODELS = ("qwen2", "qwen3", "qwen3_moe")
@@ -70,19 +70,12 @@ class InternVLArchitecture:
         require_one_of(config, "vision_feature_layer", (-1,), default=-1)
         require_one_of(config, "vision_feature_select_strategy", ("default",), default="default")
         require_one_of(config, "projector_hidden_act", ("gelu",), default="gelu")
-        ratio = require_value(config, "downsample_ratio", float)
-        if ratio <= 0 or (1 / ratio) % 1:
-            raise ConfigError(
-                "The pixel shuffle must join whole patches.",
-                got=f"downsample_ratio: {ratio}",
-                expected="1, 1/2, 1/4, ...",
-            )
         architecture = cls(
             text=_text_sizes(require_value(config, "text_config", dict), config),
             vision=_vision_sizes(require_value(config, "vision_config", dict)),
-            shuffle_factor=round(1 / ratio),
+            shuffle_factor=shuffle_factor(config),
             image_token_id=None if is_original else require_value(config, "image_token_id", int),
-            image_seq_length=require_value(config, "image_seq_length", int),
+            image_seq_length=require_size(config, "image_seq_length"),
         )
         _check_image_tokens(architecture)
         return architecture
@@ -104,10 +97,10 @@ def _vision_sizes(vision: Mapping[str, Any]) -> VisionSizes:
     require_one_of(vision, "use_absolute_position_embeddings", (True,), default=True)
     require_one_of(vision, "norm_type", VISION_NORMS)
     return VisionSizes(
-        hidden_size=require_value(vision, "hidden_size", int),
-        num_layers=require_value(vision, "num_hidden_layers", int),
-        num_heads=require_value(vision, "num_attention_heads", int),
-        ffn_size=require_value(vision, "intermediate_size", int),
+        hidden_size=require_size(vision, "hidden_size"),
+        num_layers=require_size(vision, "num_hidden_layers"),
+        num_heads=require_size(vision, "num_attention_heads"),
+        ffn_size=require_size(vision, "intermediate_size"),
         image_size=_square_side(vision, "image_size"),
         patch_size=_square_side(vision, "patch_size"),
         attention_bias=require_value(vision, "attention_bias", bool),
@@ -135,6 +128,6 @@ def _check_image_tokens(architecture: InternVLArchitecture) -> None:
 def _square_side(section: Mapping[str, Any], key: str) -> int:
     value = section.get(key)
     sides = value if isinstance(value, list | tuple) else [value, value]
-    if len(sides) != 2 or sides[0] != sides[1] or not isinstance(sides[0], int):
+    if len(sides) != 2 or sides[0] != sides[1]:
         raise ConfigError("Pictures and patches must be square.", got=f"{key}: {value}")
-    return sides[0]
+    return require_size({key: sides[0]}, key)

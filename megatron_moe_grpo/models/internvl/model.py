@@ -66,6 +66,5 @@ def build_internvl(
     architecture = InternVLArchitecture.from_huggingface(hf_config)
     hf_config = native_config(hf_config) if is_chat_layout(hf_config) else hf_config
     config = build_transformer_config(architecture.text, parallel, precision)
-    config.is_hybrid_model = False
     with building_device():
         return InternVLModel(config, architecture, InternVLConfig(**hf_config), is_first_stage, is_last_stage)

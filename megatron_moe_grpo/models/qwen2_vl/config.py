@@ -10,7 +10,7 @@ from typing import Any
 
 from megatron_moe_grpo.config.decoder_sizes import DecoderSizes
 from megatron_moe_grpo.errors import ConfigError
-from megatron_moe_grpo.models.config_values import require_one_of, require_value
+from megatron_moe_grpo.models.config_values import MAX_SIZE, require_one_of, require_size, require_value
 from megatron_moe_grpo.models.text_config import read_decoder_sizes
 
 DENSE_MODEL, MOE_MODEL = "qwen2_vl", "qwen2_vl_moe"
@@ -31,11 +31,6 @@ class VisionSizes:
     """Frames that one patch spans."""
     merge_size: int
     """merge_size x merge_size patches become one vision token."""
-
-    @property
-    def patch_length(self) -> int:
-        """Numbers in one flattened patch of three channels."""
-        return 3 * self.temporal_patch_size * self.patch_size**2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +56,8 @@ class Qwen2VLArchitecture:
         """
         require_one_of(config, "model_type", tuple(TEXT_MODELS))
         text = _text_section(config)
+        # Our class with experts goes by `mlp_only_layers` alone.
+        require_one_of(text, "decoder_sparse_step", (1,), default=1)
         vision = require_value(config, "vision_config", dict)
         # transformers ties if either section says so.
         ties = [require_value(part, "tie_word_embeddings", bool) for part in (config, text) if _says_tied(part)]
@@ -71,7 +68,7 @@ class Qwen2VLArchitecture:
             video_token_id=require_value(config, "video_token_id", int),
         )
         _check_mrope(architecture.text)
-        if require_value(vision, "hidden_size", int) != architecture.text.hidden_size:
+        if require_size(vision, "hidden_size") != architecture.text.hidden_size:
             raise ConfigError(
                 "The patch merger does not lead into the language model.",
                 got=f"vision_config.hidden_size: {vision['hidden_size']}",
@@ -100,9 +97,9 @@ def _vision_sizes(vision: Mapping[str, Any]) -> VisionSizes:
     require_one_of(vision, "hidden_act", ("quick_gelu",), default="quick_gelu")
     require_one_of(vision, "in_channels", (3,), default=3)
     require_one_of(vision, "in_chans", (3,), default=3)
-    patch_size = require_value(vision, "patch_size", int)
+    patch_size = require_size(vision, "patch_size")
     require_one_of(vision, "spatial_patch_size", (patch_size,), default=patch_size)
-    width, num_heads = require_value(vision, "embed_dim", int), require_value(vision, "num_heads", int)
+    width, num_heads = require_size(vision, "embed_dim"), require_size(vision, "num_heads")
     if width % (4 * num_heads):
         raise ConfigError(
             "The vision tower's heads must hold pairs for height and for width.",
@@ -111,13 +108,24 @@ def _vision_sizes(vision: Mapping[str, Any]) -> VisionSizes:
         )
     return VisionSizes(
         hidden_size=width,
-        num_layers=require_value(vision, "depth", int),
+        num_layers=require_size(vision, "depth"),
         num_heads=num_heads,
-        ffn_size=int(width * require_value(vision, "mlp_ratio", float)),
+        ffn_size=_ffn_size(vision, width),
         patch_size=patch_size,
-        temporal_patch_size=require_value(vision, "temporal_patch_size", int),
-        merge_size=require_value(vision, "spatial_merge_size", int),
+        temporal_patch_size=require_size(vision, "temporal_patch_size"),
+        merge_size=require_size(vision, "spatial_merge_size"),
     )
+
+
+def _ffn_size(vision: Mapping[str, Any], width: int) -> int:
+    ffn_size = width * require_value(vision, "mlp_ratio", float)
+    if not 1 <= ffn_size <= MAX_SIZE:
+        raise ConfigError(
+            "The vision tower's feed-forward has no such width.",
+            got=f"embed_dim {width}, mlp_ratio: {vision['mlp_ratio']}",
+            expected=f"a product from 1 to {MAX_SIZE:,}",
+        )
+    return int(ffn_size)
 
 
 def _check_mrope(text: DecoderSizes) -> None:

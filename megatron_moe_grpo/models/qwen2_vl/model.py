@@ -61,7 +61,6 @@ def build_qwen2_vl(
     """One pipeline stage with freshly initialised weights."""
     architecture = Qwen2VLArchitecture.from_huggingface(hf_config)
     config = build_transformer_config(architecture.text, parallel, precision)
-    config.is_hybrid_model = False
     # Older folders give this section the whole model's name; its class knows its own.
     vision = {key: value for key, value in hf_config["vision_config"].items() if key != "model_type"}
     with building_device():

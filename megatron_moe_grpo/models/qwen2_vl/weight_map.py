@@ -8,13 +8,10 @@ under `vision_tower.*`, its patch merger under `projector.*`, and a `GPTModel` u
 from collections.abc import Mapping
 from typing import Any
 
-from megatron_moe_grpo.conversion import Rename, Rule
-from megatron_moe_grpo.conversion.ops import Shape
-from megatron_moe_grpo.errors import ConfigError, ConversionError
+from megatron_moe_grpo.conversion import Rule
 from megatron_moe_grpo.models.qwen2_vl.config import Qwen2VLArchitecture, VisionSizes
 from megatron_moe_grpo.models.text_weight_map import text_rules
-
-Shapes = dict[str, Shape]
+from megatron_moe_grpo.models.weight_map_parts import Shapes, affine, mapped_architecture, renames
 
 
 def weight_map(hf_config: Mapping[str, Any]) -> list[Rule]:
@@ -23,10 +20,7 @@ def weight_map(hf_config: Mapping[str, Any]) -> list[Rule]:
     Raises:
         ConversionError: `hf_config` describes a model that this map does not cover.
     """
-    try:
-        architecture = Qwen2VLArchitecture.from_huggingface(hf_config)
-    except ConfigError as error:
-        raise ConversionError(error.what, got=error.got, expected=error.expected, remedy=error.remedy) from error
+    architecture = mapped_architecture(Qwen2VLArchitecture.from_huggingface, hf_config)
     return [
         *_vision_rules(architecture.vision),
         *_projector_rules(architecture),
@@ -34,31 +28,22 @@ def weight_map(hf_config: Mapping[str, Any]) -> list[Rule]:
     ]
 
 
-def _renames(shapes: Shapes, hf_prefix: str, prefix: str, repeat: Mapping[str, int]) -> list[Rule]:
-    return [Rule(Rename(), {hf_prefix + key: shape}, prefix + key, repeat) for key, shape in shapes.items()]
-
-
-def _affine(name: str, *shape: int) -> Shapes:
-    """A linear layer (outputs, inputs) or a norm (width), both with bias."""
-    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-
-
 def _vision_rules(vision: VisionSizes) -> list[Rule]:
     width, patch = vision.hidden_size, vision.patch_size
     stem: Shapes = {"patch_embed.proj.weight": (width, 3, vision.temporal_patch_size, patch, patch)}
-    block: Shapes = _affine("norm1", width) | _affine("norm2", width)
+    block: Shapes = affine("norm1", width) | affine("norm2", width)
     # Query, key and value stay fused: the tower is transformers' own on both sides.
-    block |= _affine("attn.qkv", 3 * width, width) | _affine("attn.proj", width, width)
-    block |= _affine("mlp.fc1", vision.ffn_size, width) | _affine("mlp.fc2", width, vision.ffn_size)
+    block |= affine("attn.qkv", 3 * width, width) | affine("attn.proj", width, width)
+    block |= affine("mlp.fc1", vision.ffn_size, width) | affine("mlp.fc2", width, vision.ffn_size)
     at_block = {f"blocks.{{block}}.{key}": shape for key, shape in block.items()}
     return [
-        *_renames(stem, "visual.", "vision_tower.", {}),
-        *_renames(at_block, "visual.", "vision_tower.", {"block": vision.num_layers}),
+        *renames(stem, "visual.", "vision_tower."),
+        *renames(at_block, "visual.", "vision_tower.", {"block": vision.num_layers}),
     ]
 
 
 def _projector_rules(architecture: Qwen2VLArchitecture) -> list[Rule]:
     merged = architecture.projector_input_size
-    shapes = _affine("ln_q", architecture.vision.hidden_size) | _affine("mlp.0", merged, merged)
-    shapes |= _affine("mlp.2", architecture.text.hidden_size, merged)
-    return _renames(shapes, "visual.merger.", "projector.", {})
+    shapes = affine("ln_q", architecture.vision.hidden_size) | affine("mlp.0", merged, merged)
+    shapes |= affine("mlp.2", architecture.text.hidden_size, merged)
+    return renames(shapes, "visual.merger.", "projector.")

@@ -150,6 +150,12 @@ def test_converter_refuses_quantised_weights_in_their_own_words(source: TensorSo
         Converter(RULES).to_megatron(source)
 
 
+def test_converter_does_not_call_a_mask_quantised() -> None:
+    with pytest.raises(ConversionError) as caught:
+        Converter(RULES).to_megatron(with_tensor("attention.mask", torch.ones(2, dtype=torch.bool)))
+    assert "unread: attention.mask [2]" in str(caught.value) and "quantised" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("source", "target"), [("norm", "other"), ("other", "final_norm")])
 def test_converter_refuses_a_map_that_names_a_key_twice(source: str, target: str) -> None:
     with pytest.raises(ConversionError, match="same key twice"):

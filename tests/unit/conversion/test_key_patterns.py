@@ -21,3 +21,16 @@ def test_key_patterns_groups_by_numbers_shape_and_dtype() -> None:
         "q2.norm1 [1] fp32",
         "7 [1] int8",
     ]
+
+
+def test_key_patterns_shows_any_key() -> None:
+    """A key is whatever a file says."""
+    keys = ["a{}.0", "a{}.1", "b.{x}", "{", "c.{0}.0", "", "." + "9" * 5000]
+    assert [line.rsplit(" [", 1)[0] for line in key_patterns(MemorySource(dict.fromkeys(keys, torch.zeros(1))))] == [
+        "a{}.{0..1}",
+        "b.{x}",
+        "{",
+        "c.{0}.0",
+        "",
+        "." + "9" * 5000,
+    ]

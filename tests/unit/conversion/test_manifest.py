@@ -37,10 +37,17 @@ def test_write_manifest_again_gives_the_same_bytes(folder: Path) -> None:
     assert (folder / "manifest.json").read_bytes() == before
 
 
-def test_verify_manifest_accepts_what_was_written_and_files_added_later(folder: Path) -> None:
+def test_verify_manifest_accepts_what_was_written_and_notes_added_later(folder: Path) -> None:
     verify_manifest(folder)
-    (folder / "note.txt").write_text("kept by a person")
+    (folder / "note.md").write_text("kept by a person")
     verify_manifest(folder)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "weights/__0_9.distcp", "model-00002-of-00002.safetensors"])
+def test_verify_manifest_refuses_a_file_that_would_be_used_unseen(folder: Path, name: str) -> None:
+    (folder / name).write_text("added later")
+    with pytest.raises(CheckpointError, match=f"not written with(?s:.*){name}"):
+        verify_manifest(folder)
 
 
 def test_verify_manifest_reads_past_the_first_block(folder: Path) -> None:

@@ -137,6 +137,15 @@ def test_safetensors_folder_refuses_numbers_it_does_not_know(tmp_path: Path) -> 
         SafetensorsFolder(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", ["F8_E8M0", "F8_E4M3FNUZ", "F4"])
+def test_safetensors_folder_calls_numbers_of_a_byte_or_less_quantised(tmp_path: Path, dtype: str) -> None:
+    num_bytes = 1 if dtype == "F4" else 2
+    header = {"a": entry([2], 0, num_bytes, dtype)}
+    (tmp_path / "model.safetensors").write_bytes(raw_file(header, b"\0" * num_bytes))
+    with pytest.raises(ConversionError, match=f"(?s)quantised.*a {dtype}.*unquantised version"):
+        SafetensorsFolder(tmp_path)
+
+
 def test_read_names_a_file_that_became_shorter(tmp_path: Path) -> None:
     source = SafetensorsFolder(two_shards(tmp_path))
     path = tmp_path / "s2.safetensors"

@@ -2,16 +2,21 @@
 
 import ast
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, InternVLForConditionalGeneration
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 import megatron_moe_grpo
-from megatron_moe_grpo.errors import DataError
+from megatron_moe_grpo.conversion.manifest import write_manifest
+from megatron_moe_grpo.errors import DataError, MoeGrpoError
 from megatron_moe_grpo.evaluation import hf_evaluation
 from megatron_moe_grpo.evaluation.hf_evaluation import evaluate_hf_folder
 from megatron_moe_grpo.models.internvl.tiny import TinySizes, build_tiny_internvl
@@ -123,3 +128,34 @@ def test_hf_evaluation_imports_nothing_of_megatron_through_any_of_our_modules() 
                 waiting += [alias.name for alias in node.names]
     assert {"megatron_moe_grpo.data.sources", "megatron_moe_grpo.models.internvl.processing", "torch"} <= seen
     assert [name for name in seen if name.split(".")[0] == "megatron"] == []
+
+
+def flip_a_bit(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 8
+    path.write_bytes(content)
+
+
+def pickle_the_weights(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_a_bit, "model.safetensors has changed"),
+        (pickle_the_weights, "pickle files, which are never read"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter"),
+    ],
+)
+def test_evaluate_hf_folder_refuses_what_transformers_would_load(
+    exported: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    folder = tmp_path / "hf"
+    shutil.copytree(exported / "hf", folder)
+    write_manifest(folder)
+    damage(folder)
+    with pytest.raises(MoeGrpoError, match=message):
+        evaluate_hf_folder(folder, exported / "rows.jsonl", max_new_tokens=2, batch_size=4)

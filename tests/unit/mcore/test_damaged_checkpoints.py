@@ -100,7 +100,7 @@ def test_what_is_missing_or_short_is_refused_by_its_name(reader: str, damaged: P
     shutil.copyfile(other_checkpoint / "manifest.json", manifest)
     assert "has the wrong size" in refused(read, damaged)
     manifest.write_text(listed.replace(SHARD, "weights/other.distcp"), encoding="utf-8")
-    assert "no weights/other.distcp" in refused(read, damaged)
+    assert f"files that it was not written with\n  got:      {SHARD}" in refused(read, damaged)
     manifest.write_text(listed[:100], encoding="utf-8")
     assert "manifest.json is damaged" in refused(read, damaged)
     manifest.write_text(listed, encoding="utf-8")
@@ -114,7 +114,7 @@ def test_a_shard_that_the_manifest_does_not_name_is_not_read(reader: str, damage
     start = lines.index(f'  "{SHARD}"')
     end = lines.index("},", start) + 2
     manifest.write_text(lines[:start] + lines[end:], encoding="utf-8")
-    assert f"{SHARD} is not the file that was written" in refused(READERS[reader], damaged)
+    assert f"files that it was not written with\n  got:      {SHARD}" in refused(READERS[reader], damaged)
 
 
 @pytest.mark.parametrize(("ties_embeddings", "key"), [(False, "mlp.linear_fc1.weight"), (True, "output_layer.weight")])

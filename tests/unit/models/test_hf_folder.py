@@ -18,6 +18,7 @@ from megatron_moe_grpo.conversion.manifest import verify_manifest
 from megatron_moe_grpo.conversion.safetensors_folder import SafetensorsFolder
 from megatron_moe_grpo.errors import CheckpointError, ConversionError
 from megatron_moe_grpo.models.hf_folder import (
+    config_in_dtype,
     read_hf_config,
     read_hf_state,
     write_hf_folder,
@@ -183,22 +184,11 @@ def write_config(folder: Path, **values: object) -> Path:
     [
         ({"quantization_config": {"quant_method": "awq", "bits": 4}}, r"quantised(?s:.*)quantization_config awq"),
         ({"text_config": {"quantization_config": {"quant_method": "fp8"}}}, r"text_config\.quantization_config fp8"),
-        (
-            {"model_type": "phi4mm", "auto_map": {"AutoModel": "x.X"}},
-            r"never imported(?s:.*)model_type phi4mm(?s:.*)-HF",
-        ),
-        ({"auto_map": {"AutoModel": "x.X"}}, r"never imported(?s:.*)model_type None"),
     ],
 )
 def test_read_hf_config_refuses(tmp_path: Path, values: dict[str, object], message: str) -> None:
     with pytest.raises(ConversionError, match=message):
         read_hf_config(write_config(tmp_path, **values))
-
-
-@pytest.mark.parametrize("model_type", ["internvl_chat", "qwen2_vl_moe"])
-def test_read_hf_config_accepts_custom_code_that_is_not_needed(tmp_path: Path, model_type: str) -> None:
-    values = {"model_type": model_type, "auto_map": {"AutoModel": "x.X"}}
-    assert read_hf_config(write_config(tmp_path, **values)) == values
 
 
 @pytest.mark.parametrize(
@@ -218,3 +208,11 @@ def test_read_hf_config_says_what_the_folder_is(tmp_path: Path, name: str, conte
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConversionError, match=message):
         read_hf_config(tmp_path)
+
+
+def test_config_in_dtype_changes_every_dtype_and_nothing_else() -> None:
+    text = {"torch_dtype": "bfloat16", "hidden_size": 8}
+    config = {"dtype": "bfloat16", "text_config": text, "vision_config": {"dtype": None}}
+    changed = {"dtype": "float32", "text_config": text | {"torch_dtype": "float32"}, "vision_config": {"dtype": None}}
+    assert config_in_dtype(config, "float32") == changed
+    assert config["dtype"] == text["torch_dtype"] == "bfloat16"

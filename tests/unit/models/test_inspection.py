@@ -43,7 +43,16 @@ def test_inspect_folder_shows_the_keys_of_a_family_it_does_not_know(dense_folder
     assert "manifest.json: every file is as it was written" in str(inspection)
 
 
-@pytest.mark.parametrize("content", [{}, {"config.json": {}}, {"adapter_config.json": {}}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"config.json": {}},
+        {"config.json": {"model_type": ["a"]}},
+        {"config.json": {"model_type": "qwen2_vl", "text_config": None}},
+        {"adapter_config.json": {}},
+    ],
+)
 def test_inspect_folder_survives_anything(tmp_path: Path, content: dict[str, object]) -> None:
     for name, values in content.items():
         (tmp_path / name).write_text(json.dumps(values))

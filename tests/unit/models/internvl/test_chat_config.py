@@ -35,6 +35,22 @@ def test_native_config_is_one_that_transformers_reads_back_the_same() -> None:
     assert not {"auto_map", "_name_or_path", "moe_config"} & native["text_config"].keys()
 
 
+@pytest.mark.parametrize(
+    ("outside", "inside", "is_tied"),
+    [(None, None, False), (None, True, True), (None, False, False), (True, False, True), (False, True, False)],
+)
+def test_from_huggingface_asks_the_language_model_where_the_model_says_nothing_of_tied_embeddings(
+    outside: bool | None, inside: bool | None, is_tied: bool
+) -> None:
+    config = config_of()
+    for section, value in ((config, outside), (config["llm_config"], inside)):
+        section.pop("tie_word_embeddings", None)
+        if value is not None:
+            section["tie_word_embeddings"] = value
+    assert InternVLArchitecture.from_huggingface(config).text.ties_embeddings == is_tied
+    assert native_config(config)["tie_word_embeddings"] == is_tied
+
+
 def test_native_config_leaves_its_argument_alone() -> None:
     config = config_of()
     before = copy.deepcopy(config)
@@ -62,6 +78,8 @@ def test_image_tokens_follow_from_the_sizes() -> None:
         ("vision_config", {"qkv_bias": None}, "qkv_bias: None"),
         ("vision_config", {"norm_type": "batch_norm"}, "norm_type: batch_norm"),
         ("vision_config", {"qk_normalization": True, "layer_norm_eps": 1e-5}, "layer_norm_eps: 1e-05"),
+        ("vision_config", {"patch_size": 0}, "patch_size: 0"),
+        (None, {"downsample_ratio": 1e300}, r"downsample_ratio: 1e\+300"),
         ("llm_config", {"model_type": "internlm2"}, "model_type: internlm2"),
         ("llm_config", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
     ],

@@ -81,6 +81,20 @@ def test_from_huggingface_reads_other_pixel_shuffles(dense_folder: Path) -> None
         ("text_config", {"num_attention_heads": 5}, "key-value groups"),
         ("vision_config", {"image_size": [32, 64]}, "square"),
         ("vision_config", {"norm_type": "batch_norm"}, "norm_type"),
+        (None, {"image_seq_length": 0}, "image_seq_length: 0"),
+        (None, {"downsample_ratio": float("inf")}, "downsample_ratio: inf"),
+        (None, {"downsample_ratio": 10**400}, "downsample_ratio: 1000"),
+        ("text_config", {"num_hidden_layers": 0}, "num_hidden_layers: 0"),
+        ("text_config", {"vocab_size": -1}, "vocab_size: -1"),
+        ("text_config", {"num_key_value_heads": 0}, "num_key_value_heads: 0"),
+        ("text_config", {"num_attention_heads": True}, "num_attention_heads: True"),
+        ("text_config", {"rope_parameters": ["a"]}, "rope_parameters: .'a'"),
+        ("text_config", {"rope_parameters": None, "rope_scaling": "x"}, "rope_scaling: 'x'"),
+        ("text_config", {"model_type": ["a"]}, "model_type: .'a'"),
+        ("vision_config", {"num_attention_heads": 0}, "num_attention_heads: 0"),
+        ("vision_config", {"patch_size": [0, 0]}, "patch_size: 0"),
+        ("vision_config", {"patch_size": [True, True]}, "patch_size: True"),
+        ("vision_config", {"image_size": [[32], [32]]}, "image_size: .32"),
     ],
 )
 def test_from_huggingface_refuses(
@@ -96,6 +110,22 @@ def test_from_huggingface_refuses_more_active_experts_than_there_are(moe_folder:
     config = read_hf_config(moe_folder)
     config["text_config"]["num_experts_per_tok"] = 6
     with pytest.raises(ConfigError, match="K = 6, N = 5"):
+        InternVLArchitecture.from_huggingface(config)
+
+
+@pytest.mark.parametrize("layers", [5, "0", [["a"]], [0.0], [True], [2], [-1], [0, 1]])
+def test_from_huggingface_refuses_layers_without_experts(moe_folder: Path, layers: object) -> None:
+    config = read_hf_config(moe_folder)
+    config["text_config"]["mlp_only_layers"] = layers
+    with pytest.raises(ConfigError, match="(?s)layer.*got"):
+        InternVLArchitecture.from_huggingface(config)
+
+
+@pytest.mark.parametrize("step", [0, -1, "2", None, True])
+def test_from_huggingface_refuses_a_step_that_is_no_count(moe_folder: Path, step: object) -> None:
+    config = read_hf_config(moe_folder)
+    config["text_config"]["decoder_sparse_step"] = step
+    with pytest.raises(ConfigError, match=f"decoder_sparse_step: {step!r}"):
         InternVLArchitecture.from_huggingface(config)
 
 

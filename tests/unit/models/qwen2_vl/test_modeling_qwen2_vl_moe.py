@@ -59,7 +59,8 @@ def exported(
     folder = tmp_path_factory.mktemp("qwen2_vl_moe")
     model.save_pretrained(folder / "saved")
     config = upcycled_config(read_hf_config(qwen_folder), EXPERTS)
-    write_hf_folder(folder / "exported", read_hf_state(folder / "saved"), config, assets=qwen_folder)
+    state = read_hf_state(folder / "saved")
+    write_hf_folder(folder / "exported", state, config, assets=qwen_folder, modeling_file=MODELING_FILE)
     return folder / "exported"
 
 

@@ -11,6 +11,7 @@ import pytest
 from megatron_moe_grpo.errors import ConfigError
 from megatron_moe_grpo.models.hf_folder import read_hf_config
 from megatron_moe_grpo.models.qwen2_vl import Qwen2VLArchitecture
+from megatron_moe_grpo.models.upcycle import UpcycleSettings, upcycled_config
 
 # config.json of Qwen2-VL-2B-Instruct on the hub, as transformers 4.41 wrote it.
 HUB_2B: dict[str, Any] = {
@@ -43,7 +44,7 @@ def test_from_huggingface_reads_the_flat_config_of_the_hub() -> None:
     assert (text.mrope_section, text.ties_embeddings, text.norm_epsilon) == ((16, 24, 24), True, 1e-6)
     assert (text.has_qkv_bias, text.has_qk_norm, text.num_experts) == (True, False, None)
     assert (vision.hidden_size, vision.num_layers, vision.num_heads, vision.ffn_size) == (1280, 32, 16, 5120)
-    assert (vision.patch_size, vision.temporal_patch_size, vision.merge_size, vision.patch_length) == (14, 2, 2, 1176)
+    assert (vision.patch_size, vision.temporal_patch_size, vision.merge_size) == (14, 2, 2)
     assert (architecture.image_token_id, architecture.video_token_id) == (151655, 151656)
     assert architecture.projector_input_size == 5120
 
@@ -84,12 +85,33 @@ def test_from_huggingface_ties_embeddings_if_either_section_says_so(
         ("vision_config", {"hidden_act": "gelu"}, "quick_gelu"),
         ("vision_config", {"num_heads": 640}, "pairs for height"),
         ("vision_config", {"depth": None}, "depth: None"),
+        (None, {"rope_scaling": {"type": "mrope", "mrope_section": 8}}, "mrope_section: 8"),
+        (None, {"rope_scaling": {"type": "mrope", "mrope_section": "abc"}}, "mrope_section: abc"),
+        (None, {"rope_scaling": {"type": "mrope", "mrope_section": [-8, 24, 48]}}, "mrope_section: .-8, 24, 48"),
+        (None, {"rope_scaling": "mrope"}, "rope_scaling: 'mrope'"),
+        (None, {"rope_parameters": ["a"]}, "rope_parameters: .'a'"),
+        (None, {"num_attention_heads": 0}, "num_attention_heads: 0"),
+        (None, {"vision_config": [1]}, "vision_config: .1"),
+        ("vision_config", {"num_heads": 0}, "num_heads: 0"),
+        ("vision_config", {"spatial_merge_size": 0}, "spatial_merge_size: 0"),
+        ("vision_config", {"temporal_patch_size": -2}, "temporal_patch_size: -2"),
+        ("vision_config", {"mlp_ratio": 0}, "mlp_ratio: 0"),
+        ("vision_config", {"mlp_ratio": 1e308}, r"mlp_ratio: 1e\+308"),
     ],
 )
 def test_from_huggingface_refuses_qwen2_vl(section: str | None, change: dict[str, Any], message: str) -> None:
     config = copy.deepcopy(HUB_2B)
     (config[section] if section else config).update(change)
     with pytest.raises(ConfigError, match=message):
+        Qwen2VLArchitecture.from_huggingface(config)
+
+
+def test_from_huggingface_refuses_a_step_that_the_class_with_experts_does_not_know(qwen_folder: Path) -> None:
+    """Qwen2VLMoeForConditionalGeneration goes by `mlp_only_layers` alone."""
+    config = upcycled_config(read_hf_config(qwen_folder), UpcycleSettings())
+    Qwen2VLArchitecture.from_huggingface(config)
+    config["text_config"]["decoder_sparse_step"] = 2
+    with pytest.raises(ConfigError, match="decoder_sparse_step: 2"):
         Qwen2VLArchitecture.from_huggingface(config)
 
 
