@@ -169,7 +169,8 @@ def _weight_digests(folder: Path) -> dict[str, str]:
 def _summary(rounds: list[dict[str, Numbers]], name: str) -> Numbers:
     """Spreads over the rounds; ratios between neighbours in one round; the largest memory."""
     spans = [one[name] for one in rounds]
-    summary: Numbers = {"wall_s": asdict(Spread.of([span["wall_s"] for span in spans]))}
+    seconds = [span["wall_s"] for span in spans]
+    summary: Numbers = {"wall_s": asdict(Spread.of(seconds)), "best_s": min(seconds)}
     for reference in ("cp", "cp_flushed"):
         ratios = [one[reference]["wall_s"] / one[name]["wall_s"] for one in rounds]
         summary[f"speed_over_{reference}"] = asdict(Spread.of(ratios))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 # Left alone, Linux starts writing to the disk when a tenth of the memory is dirty: a model may fit into less.
 FLUSH_BYTES = 64 * 2**20
-# What is left to hash at the end is waited for.
+# What is left to hash at the end is waited for; but each turn of the hashing thread may wait 5 ms for Python's lock.
 HASH_BYTES = 4 * 2**20
-BLOCK_BYTES = 2**20
+WRITE_BYTES = 2**20
 
 
 class HashedFile(AbstractContextManager["HashedFile"]):
@@ -37,7 +37,7 @@ class HashedFile(AbstractContextManager["HashedFile"]):
         while len(rest) > 0:
             # A call keeps the file locked: the other threads wait, and long waits cost CPU time (6 MB at once: + 0.5 s
             # for 2 GB).
-            num_written = self._file.write(rest[:BLOCK_BYTES])
+            num_written = self._file.write(rest[:WRITE_BYTES])
             rest = rest[num_written:]
             self._num_bytes += num_written
         if self._num_bytes - self._num_given_bytes >= HASH_BYTES:
@@ -65,7 +65,7 @@ class HashedFile(AbstractContextManager["HashedFile"]):
 
     def _hash_up_to(self, end: int) -> None:
         while self._num_hashed_bytes < end:
-            num_wanted = min(BLOCK_BYTES, end - self._num_hashed_bytes)
+            num_wanted = min(HASH_BYTES, end - self._num_hashed_bytes)
             block = os.pread(self._file.fileno(), num_wanted, self._num_hashed_bytes)
             self._digest.update(block)
             self._num_hashed_bytes += len(block)

@@ -11,14 +11,14 @@ from megatron_moe_grpo.conversion.hashed_file import HashedFile
 
 
 @pytest.mark.parametrize(
-    ("hash_bytes", "flush_bytes", "block_bytes"), [(1, 1, 3), (1000, 50, 7), (10**9, 10**9, 10**6)]
+    ("hash_bytes", "flush_bytes", "write_bytes"), [(1, 1, 3), (1000, 50, 7), (10**9, 10**9, 10**6)]
 )
 def test_hashed_file_hashes_what_it_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hash_bytes: int, flush_bytes: int, block_bytes: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hash_bytes: int, flush_bytes: int, write_bytes: int
 ) -> None:
     monkeypatch.setattr(hashed_file, "HASH_BYTES", hash_bytes)
     monkeypatch.setattr(hashed_file, "FLUSH_BYTES", flush_bytes)
-    monkeypatch.setattr(hashed_file, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(hashed_file, "WRITE_BYTES", write_bytes)
     blocks = [bytes([number]) * number for number in range(60)]
     with HashedFile(tmp_path / "file") as file:
         for block in blocks:

@@ -52,9 +52,9 @@ def test_verify_manifest_refuses_a_file_that_would_be_used_unseen(folder: Path, 
 
 def test_verify_manifest_reads_past_the_first_block(folder: Path) -> None:
     shard = folder / "weights" / "shard"
-    shard.write_bytes(bytes(3 << 20))
+    shard.write_bytes(bytes(9 << 20))
     write_manifest(folder)
-    shard.write_bytes(bytes((3 << 20) - 1) + b"\1")
+    shard.write_bytes(bytes((9 << 20) - 1) + b"\1")
     with pytest.raises(CheckpointError, match="shard has changed"):
         verify_manifest(folder)
 
