@@ -33,19 +33,11 @@ def _row(numbers: dict[str, Any], name: str) -> tuple[object, ...]:
     timed = numbers[name]
     seconds = timed["wall_s"]["median"]
     ratios = [str(Spread(**timed[f"speed_over_{reference}"])) for reference in ("cp", "cp_flushed")]
+    times = (seconds, timed["best_s"], numbers["bytes"] / GB / seconds)
     if "cpu_s" not in timed:
-        return (
-            name.replace("_", ", "),
-            seconds,
-            timed["best_s"],
-            numbers["bytes"] / GB / seconds,
-            *ratios,
-            None,
-            None,
-            None,
-        )
+        return (name.replace("_", ", "), *times, *ratios, None, None, None)
     memory = [round(timed[key] / MIB) for key in ("peak_bytes", "imports_bytes")]
-    return (name, seconds, timed["best_s"], numbers["bytes"] / GB / seconds, *ratios, timed["cpu_s"]["median"], *memory)
+    return (name, *times, *ratios, timed["cpu_s"]["median"], *memory)
 
 
 def _verdict(is_met: bool) -> str:
