@@ -44,8 +44,8 @@ def reshard(arguments: argparse.Namespace) -> None:
     """Plans, prints, writes, compares."""
     from megatron_moe_grpo.mcore.parallel import ParallelLayout
     from megatron_moe_grpo.mcore.resharding import Resharding, different_tensors
+    from megatron_moe_grpo.models.build import build_model
     from megatron_moe_grpo.models.hf_folder import read_hf_config
-    from megatron_moe_grpo.models.registry import family_of
     from megatron_moe_grpo.models.vlm import VisionLanguageModel
 
     parallel = ParallelConfig(
@@ -57,7 +57,6 @@ def reshard(arguments: argparse.Namespace) -> None:
     hf_config = read_hf_config(arguments.checkpoint / "assets")
 
     def build_stage(layout: ParallelLayout) -> VisionLanguageModel:
-        build_model = family_of(hf_config).build_model
         return build_model(hf_config, parallel, "bf16", layout.is_first_stage, layout.is_last_stage)
 
     resharding = Resharding(arguments.checkpoint, parallel, build_stage)

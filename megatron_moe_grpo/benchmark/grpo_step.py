@@ -20,6 +20,7 @@ from megatron_moe_grpo.mcore.decoding import CachedForward
 from megatron_moe_grpo.mcore.moe_layers import router_sizes
 from megatron_moe_grpo.mcore.optimizer import TrainableModel, make_trainable
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
+from megatron_moe_grpo.models.build import build_model
 from megatron_moe_grpo.models.convert import load_megatron_state
 from megatron_moe_grpo.models.hf_folder import read_hf_config
 from megatron_moe_grpo.models.registry import family_of
@@ -146,6 +147,6 @@ def _trainable(folder: Path, config: RunConfig, total_steps: int) -> TrainableMo
     """The Hugging Face folder's weights in Megatron's model and optimizer."""
     hf_config = read_hf_config(folder)
     family = family_of(hf_config)
-    model = family.build_model(hf_config, config.parallel, config.precision)
+    model = build_model(hf_config, config.parallel, config.precision)
     load_megatron_state(model, Converter(family.weight_map(hf_config)).to_megatron(SafetensorsFolder(folder)))
     return make_trainable(model, config.optimizer, total_steps)

@@ -28,7 +28,8 @@ def freeze_parts(model: torch.nn.Module, parts: tuple[str, ...]) -> None:
     for name, parameter in model.named_parameters():
         if part_of(name) in parts:
             parameter.requires_grad_(False)
-    _refuse_idle_ranks(model, parts)
+    if parts:
+        _refuse_idle_ranks(model, parts)
 
 
 def part_of(name: str) -> str:

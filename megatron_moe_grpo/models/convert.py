@@ -18,6 +18,7 @@ from megatron_moe_grpo.conversion.verified_source import verified
 from megatron_moe_grpo.errors import ConversionError
 from megatron_moe_grpo.mcore.checkpoint import load_checkpoint
 from megatron_moe_grpo.mcore.streamed_checkpoint import MegatronCheckpoint, write_streamed_checkpoint
+from megatron_moe_grpo.models.build import build_model
 from megatron_moe_grpo.models.export_assets import Layout, export_assets
 from megatron_moe_grpo.models.hf_folder import (
     CONFIG_FILE,
@@ -114,4 +115,4 @@ def megatron_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _build(hf_config: dict[str, Any]) -> VisionLanguageModel:
-    return family_of(hf_config).build_model(hf_config, ParallelConfig(), "fp32")
+    return build_model(hf_config, ParallelConfig(), "fp32")

@@ -1,4 +1,5 @@
-"""The model families, by the `model_type` of their Hugging Face config.  To add one: docs, or copy `internvl/`."""
+"""The model families, by the `model_type` of their Hugging Face config.  To add one, copy `internvl/` and name it here
+and in `build.py`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -6,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from megatron_moe_grpo.config.decoder_sizes import DecoderSizes
-from megatron_moe_grpo.config.schema import ParallelConfig
 from megatron_moe_grpo.conversion import Rule
 from megatron_moe_grpo.errors import ConfigError
 from megatron_moe_grpo.models.internvl.chat_assets import write_native_assets
@@ -24,8 +24,6 @@ from megatron_moe_grpo.models.qwen2_vl.weight_map import weight_map as qwen2_vl_
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from megatron_moe_grpo.models.vlm import VisionLanguageModel
-
 HfConfig = Mapping[str, Any]
 
 
@@ -33,19 +31,6 @@ class Architecture(Protocol):
     """The sizes of a checkpoint; families add their vision tower's."""
 
     text: DecoderSizes
-
-
-class ModelBuilder(Protocol):
-    """One pipeline stage of a family's Megatron model, with freshly initialised weights."""
-
-    def __call__(
-        self,
-        hf_config: HfConfig,
-        parallel: ParallelConfig,
-        precision: str,
-        is_first_stage: bool = True,
-        is_last_stage: bool = True,
-    ) -> "VisionLanguageModel": ...
 
 
 @dataclass(frozen=True)
@@ -60,8 +45,6 @@ class Family:
     """config.json dict -> conversion rules."""
     upcycled_config: Callable[[HfConfig, Mapping[str, Any]], dict[str, Any]]
     """A dense model's config.json dict, and what the text config shall say about experts -> the upcycled model's."""
-    build_model: ModelBuilder
-    """Imports Megatron when it is called, not before: evaluating an exported folder must do without."""
     huggingface_class: Callable[[], "type[PreTrainedModel]"]
     """The transformers class that loads an exported folder."""
     write_native_assets: Callable[[Path, Path], None] | None = None
@@ -71,18 +54,6 @@ class Family:
     """Code of ours that stock transformers needs to load an exported folder, and that travels with it."""
     has_own_code: bool = False
     """Its `config.json` may name Python files (`auto_map`), which this package does without."""
-
-
-def _build_internvl(
-    hf_config: HfConfig,
-    parallel: ParallelConfig,
-    precision: str,
-    is_first_stage: bool = True,
-    is_last_stage: bool = True,
-) -> "VisionLanguageModel":
-    from megatron_moe_grpo.models.internvl.model import build_internvl
-
-    return build_internvl(hf_config, parallel, precision, is_first_stage, is_last_stage)
 
 
 def _internvl_class() -> "type[PreTrainedModel]":
@@ -98,18 +69,6 @@ def _no_class_without_remote_code() -> "type[PreTrainedModel]":
         expected="model_type: internvl",
         remedy="export the checkpoint with --layout native",
     )
-
-
-def _build_qwen2_vl(
-    hf_config: HfConfig,
-    parallel: ParallelConfig,
-    precision: str,
-    is_first_stage: bool = True,
-    is_last_stage: bool = True,
-) -> "VisionLanguageModel":
-    from megatron_moe_grpo.models.qwen2_vl.model import build_qwen2_vl
-
-    return build_qwen2_vl(hf_config, parallel, precision, is_first_stage, is_last_stage)
 
 
 def _qwen2_vl_class() -> "type[PreTrainedModel]":
@@ -130,7 +89,6 @@ _INTERNVL = Family(
     processing=InternVLProcessing,
     weight_map=internvl_weight_map,
     upcycled_config=internvl_upcycled_config,
-    build_model=_build_internvl,
     huggingface_class=_internvl_class,
 )
 _QWEN2_VL = Family(
@@ -138,7 +96,6 @@ _QWEN2_VL = Family(
     processing=Qwen2VLProcessing,
     weight_map=qwen2_vl_weight_map,
     upcycled_config=qwen2_vl_upcycled_config,
-    build_model=_build_qwen2_vl,
     huggingface_class=_qwen2_vl_class,
 )
 FAMILIES: dict[str, Family] = {

@@ -21,6 +21,7 @@ from megatron_moe_grpo.mcore.checkpoint import (
 )
 from megatron_moe_grpo.mcore.optimizer import TrainableModel, freeze_parts, make_trainable
 from megatron_moe_grpo.mcore.parallel import ParallelLayout, on_main_rank, start_parallel
+from megatron_moe_grpo.models.build import build_model
 from megatron_moe_grpo.models.processing import Processing
 from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.rollout.collect import StepRows
@@ -90,9 +91,7 @@ def start_run(config: RunConfig) -> Run:
     processing = family.processing.from_folder(source / "assets")
     train_rows, evaluation_rows = _load_rows(config, processing, folder)
     check_positions([*train_rows, *evaluation_rows], config.rollout.max_new_tokens, text.max_positions)
-    model = family.build_model(
-        hf_config, config.parallel, config.precision, layout.is_first_stage, layout.is_last_stage
-    )
+    model = build_model(hf_config, config.parallel, config.precision, layout.is_first_stage, layout.is_last_stage)
     freeze_parts(model, config.model.freeze)
     training = config.training
     trainable = make_trainable(model, config.optimizer, training.steps * training.updates_per_rollout)

@@ -13,15 +13,15 @@ from tiny_policy import trainable
 from megatron_moe_grpo.config.schema import ParallelConfig
 from megatron_moe_grpo.mcore.checkpoint import load_checkpoint, save_checkpoint
 from megatron_moe_grpo.mcore.parallel import start_parallel, stop_parallel
+from megatron_moe_grpo.models.build import build_model
 from megatron_moe_grpo.models.hf_folder import read_hf_config
-from megatron_moe_grpo.models.registry import family_of
 
 
 def save_under(checkpoint: Path, out: Path, parallel: ParallelConfig) -> None:
     """Weights in bf16; the optimizer's own fp32 copies of them have gone elsewhere, so that the two are told apart."""
     layout = start_parallel(parallel, seed=0)
     config = read_hf_config(checkpoint / "assets")
-    model = family_of(config).build_model(config, parallel, "bf16", layout.is_first_stage, layout.is_last_stage)
+    model = build_model(config, parallel, "bf16", layout.is_first_stage, layout.is_last_stage)
     load_checkpoint(checkpoint, model)
     training = trainable(model)
     weights = [parameter.detach().clone() for parameter in model.parameters()]

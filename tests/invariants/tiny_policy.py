@@ -24,6 +24,7 @@ from megatron_moe_grpo.data.visuals import VisualFiles
 from megatron_moe_grpo.mcore.optimizer import TrainableModel, make_trainable
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.mcore.routing_context import SelectionPolicy
+from megatron_moe_grpo.models.build import build_model
 from megatron_moe_grpo.models.convert import load_megatron_state
 from megatron_moe_grpo.models.hf_folder import copy_assets, read_hf_config, read_hf_state, write_hf_folder
 from megatron_moe_grpo.models.internvl.tiny import TinySizes, build_tiny_internvl
@@ -110,7 +111,7 @@ def load_policy(folder: Path, recompute: str = "none") -> VisionLanguageModel:
     """The Hugging Face folder as an unsharded Megatron model; needs process groups of one process."""
     config = read_hf_config(folder)
     parallel = ParallelConfig(recompute=recompute)
-    model = family_of(config).build_model(config, parallel, "fp32")
+    model = build_model(config, parallel, "fp32")
     load_megatron_state(model, Converter(family_of(config).weight_map(config)).to_megatron(SafetensorsFolder(folder)))
     return model
 
@@ -118,7 +119,7 @@ def load_policy(folder: Path, recompute: str = "none") -> VisionLanguageModel:
 def build_shard(folder: Path, parallel: ParallelConfig, layout: ParallelLayout) -> VisionLanguageModel:
     """This rank's part of the model of `folder`/config.json, with weights that are still random."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return family_of(config).build_model(config, parallel, "fp32", layout.is_first_stage, layout.is_last_stage)
+    return build_model(config, parallel, "fp32", layout.is_first_stage, layout.is_last_stage)
 
 
 def write_assets(policy: Path, out: Path) -> Path:

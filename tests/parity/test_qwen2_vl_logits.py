@@ -24,6 +24,7 @@ from megatron_moe_grpo.data.visuals import Visual
 from megatron_moe_grpo.mcore.decoding import decoding_mode
 from megatron_moe_grpo.mcore.parallel import ParallelLayout, start_parallel, stop_parallel
 from megatron_moe_grpo.mcore.routing_context import SelectionPolicy
+from megatron_moe_grpo.models.build import build_model
 from megatron_moe_grpo.models.convert import export_huggingface, import_huggingface, load_megatron_state
 from megatron_moe_grpo.models.hf_folder import read_hf_config, read_hf_state, write_hf_folder
 from megatron_moe_grpo.models.qwen2_vl.modeling_qwen2_vl_moe import Qwen2VLMoeConfig, Qwen2VLMoeForConditionalGeneration
@@ -117,7 +118,7 @@ def write_variant(folder: Path, name: str) -> Path:
 
 def build_megatron(folder: Path) -> VisionLanguageModel:
     config = read_hf_config(folder)
-    model = family_of(config).build_model(config, ParallelConfig(), "fp32")
+    model = build_model(config, ParallelConfig(), "fp32")
     load_megatron_state(model, Converter(family_of(config).weight_map(config)).to_megatron(SafetensorsFolder(folder)))
     return model
 
@@ -230,7 +231,7 @@ def test_bf16_vision_features_equal_transformers_to_the_bit(one_process: Paralle
     """Rotary frequencies must stay fp32, as in transformers, when Megatron's Float16Module casts the model."""
     folder = write_variant(tmp_path, "dense")
     pair, config = make_pair(one_process, folder), read_hf_config(folder)
-    model = family_of(config).build_model(config, ParallelConfig(), "bf16")
+    model = build_model(config, ParallelConfig(), "bf16")
     load_megatron_state(model, Converter(family_of(config).weight_map(config)).to_megatron(SafetensorsFolder(folder)))
     model = model.bfloat16()
     stock = type(pair.huggingface).from_pretrained(folder, dtype=torch.bfloat16).eval()

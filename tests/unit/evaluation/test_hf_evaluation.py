@@ -107,8 +107,7 @@ def test_evaluate_hf_folder_names_a_bad_row(exported: Path) -> None:
 
 
 def test_hf_evaluation_imports_nothing_of_megatron_through_any_of_our_modules() -> None:
-    # Read from the source, because importing torch and transformers in a fresh process takes seconds.  Only what runs
-    # on import counts: the registry imports Megatron inside a function, when a model is built on it.
+    # Read from the source, because importing torch and transformers in a fresh process takes seconds.
     package_root = Path(megatron_moe_grpo.__file__).parent.parent
     waiting, seen = ["megatron_moe_grpo.evaluation.hf_evaluation"], set()
     while waiting:
@@ -121,7 +120,7 @@ def test_hf_evaluation_imports_nothing_of_megatron_through_any_of_our_modules() 
         path = package_root.joinpath(*name.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         waiting += [parent for parent in (name.rpartition(".")[0],) if parent]
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
                 waiting.append(node.module)
             elif isinstance(node, ast.Import):

@@ -11,9 +11,9 @@ from megatron_moe_grpo.config.schema import ParallelConfig
 from megatron_moe_grpo.errors import CheckpointError, MoeGrpoError
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.mcore.resharding import Resharding
+from megatron_moe_grpo.models.build import build_model
 from megatron_moe_grpo.models.convert import export_huggingface
 from megatron_moe_grpo.models.hf_folder import read_hf_config
-from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
 
 SHARD = "weights/__0_0.distcp"
@@ -37,7 +37,7 @@ def reshard(checkpoint: Path, out: Path) -> None:
 
     def build_stage(layout: ParallelLayout) -> VisionLanguageModel:
         config = read_hf_config(checkpoint / "assets")
-        return family_of(config).build_model(config, parallel, "fp32", layout.is_first_stage, layout.is_last_stage)
+        return build_model(config, parallel, "fp32", layout.is_first_stage, layout.is_last_stage)
 
     Resharding(checkpoint, parallel, build_stage).write(out)
 
@@ -126,7 +126,7 @@ def test_a_checkpoint_of_another_model_is_not_resharded(
     config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = ties_embeddings
 
     def build_stage(layout: ParallelLayout) -> VisionLanguageModel:
-        return family_of(config).build_model(config, ParallelConfig(), "fp32")
+        return build_model(config, ParallelConfig(), "fp32")
 
     with pytest.raises(CheckpointError, match=rf"holds other weights(?s:.*){key}"):
         Resharding(moe_checkpoint, ParallelConfig(), build_stage)

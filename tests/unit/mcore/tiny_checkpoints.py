@@ -8,11 +8,11 @@ import torch
 import megatron_moe_grpo.mcore  # noqa: F401  (the CPU platform, before anything of Megatron)
 from megatron_moe_grpo.config.schema import ParallelConfig
 from megatron_moe_grpo.mcore.imagined_ranks import imagined_rank
+from megatron_moe_grpo.models import build
 from megatron_moe_grpo.models.convert import import_huggingface
 from megatron_moe_grpo.models.hf_folder import read_hf_config, read_hf_state, write_hf_folder
 from megatron_moe_grpo.models.internvl import tiny as internvl
 from megatron_moe_grpo.models.qwen2_vl import tiny as qwen2_vl
-from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.models.upcycle import UpcycleSettings, upcycle_state
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
 
@@ -50,4 +50,4 @@ def import_alone(source: Path, out: Path) -> Path:
 def build_model(folder: Path, precision: str = "fp32") -> VisionLanguageModel:
     """The model of `folder`/config.json; needs process groups."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return family_of(config).build_model(config, ALONE, precision)
+    return build.build_model(config, ALONE, precision)
