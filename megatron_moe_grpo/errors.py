@@ -32,6 +32,10 @@ class DataError(MoeGrpoError):
     """A row, an image or a file of the data that cannot be used; the message names it."""
 
 
+class RewardError(MoeGrpoError):
+    """A reward that cannot judge: a user's function that fails, or the process that compares formulas."""
+
+
 class ConversionError(MoeGrpoError):
     """Weights that cannot be mapped: unread, missing or misshapen keys."""
 

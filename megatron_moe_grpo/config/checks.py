@@ -24,10 +24,15 @@ def check_config(config: RunConfig, sizes: DecoderSizes) -> None:
             got=f"precision=bf16, training.updates_per_rollout={training.updates_per_rollout}",
             expected="precision=fp32, or one update a rollout",
         )
+    if config.method != "sft":
+        _check_rollouts(config)
+        _check_objective(config)
     if sizes.num_experts is None:
         _check_dense(config)
     else:
         _check_experts(config, sizes.num_experts, sizes.num_active)
+        _check_selection(config)
+        _check_assignment(config)
 
 
 def check_data_parallel(config: RunConfig, data_size: int) -> None:
@@ -42,12 +47,79 @@ def check_data_parallel(config: RunConfig, data_size: int) -> None:
         )
 
 
+def _check_rollouts(config: RunConfig) -> None:
+    rollout = config.rollout
+    is_greedy = rollout.token_temperature == 0
+    if is_greedy and (config.method == "grpo" or config.routing.guidance == "none"):
+        raise ConfigError(
+            "all rollouts of a prompt would be the same: neither tokens nor experts are sampled",
+            got=f"method={config.method}, routing.guidance={config.routing.guidance}, rollout.token_temperature=0",
+            remedy="sample tokens with --set rollout.token_temperature=1, or experts with method=moe_grpo and a "
+            "routing.guidance",
+        )
+    if is_greedy and rollout.token_top_p < 1:
+        raise ConfigError(
+            "greedy tokens are the likeliest ones, whatever the nucleus",
+            got=f"rollout.token_top_p={rollout.token_top_p}, rollout.token_temperature=0",
+            remedy="pass --set rollout.token_top_p=1, or sample with --set rollout.token_temperature=1",
+        )
+    if rollout.extra_rounds > 0 and rollout.group_size == 1:
+        raise ConfigError(
+            "a group of one never has a signal, so dynamic sampling would replace all of them",
+            got=f"rollout.extra_rounds={rollout.extra_rounds}, rollout.group_size=1",
+            remedy="pass --set rollout.extra_rounds=0, or a larger rollout.group_size",
+        )
+    if rollout.overlong_tokens >= rollout.max_new_tokens:
+        raise ConfigError(
+            "the punishment of long responses would reach responses of any length",
+            got=f"rollout.overlong_tokens={rollout.overlong_tokens}, rollout.max_new_tokens={rollout.max_new_tokens}",
+            expected="rollout.overlong_tokens < rollout.max_new_tokens",
+        )
+
+
+def _check_objective(config: RunConfig) -> None:
+    losses, kl = config.losses, config.kl
+    low, high = losses.clip_epsilon, losses.clip_epsilon_high
+    if high is not None and losses.rl_method == "sapo":
+        raise ConfigError(
+            "SAPO has a soft gate and no clip",
+            got=f"losses.rl_method=sapo, losses.clip_epsilon_high={high}",
+            remedy="leave losses.clip_epsilon_high out; losses.sapo_temperature_positive and _negative shape the gate",
+        )
+    if high is not None and high < low and losses.rl_method != "cispo":
+        raise ConfigError(
+            "the trust region reaches less far up than down",
+            got=f"losses.clip_epsilon={low}, losses.clip_epsilon_high={high}",
+            expected="losses.clip_epsilon <= losses.clip_epsilon_high",
+            remedy="give both widths: with clip_epsilon_high set, clip_epsilon is the lower one",
+        )
+    if kl.schedule == "dynamic" and kl.beta_min > kl.beta_max:
+        raise ConfigError(
+            "GRPO-D's KL weight falls to beta_min and rises to beta_max",
+            got=f"kl.beta_min={kl.beta_min}, kl.beta_max={kl.beta_max}",
+            expected="kl.beta_min <= kl.beta_max",
+        )
+    if kl.schedule == "adaptive" and kl.beta == 0:
+        raise ConfigError(
+            "an adaptive KL weight changes by factors, and never leaves 0",
+            got="kl.schedule=adaptive, kl.beta=0",
+            expected="kl.beta > 0",
+        )
+
+
 def _check_dense(config: RunConfig) -> None:
     if config.method == "moe_grpo":
         raise ConfigError(
             "MoE-GRPO trains a router, and this model has none",
             got="a model without experts",
             remedy="upcycle it first: python tools/upcycle_checkpoint.py",
+        )
+    if config.routing.assignment != "policy" or config.losses.router_z_coefficient > 0:
+        raise ConfigError(
+            "assigning experts, and the router's z-loss, need a router, and this model has none",
+            got=f"routing.assignment={config.routing.assignment}, "
+            f"losses.router_z_coefficient={config.losses.router_z_coefficient}",
+            remedy="pass --set routing.assignment=policy --set losses.router_z_coefficient=0, or upcycle the model",
         )
     if config.parallel.expert > 1:
         raise ConfigError(
@@ -80,4 +152,48 @@ def _check_experts(config: RunConfig, num_experts: int, num_active: int) -> None
             got=f"K={num_active}",
             expected="K <= 4",
             remedy="use routing.likelihood=plackett_luce",
+        )
+
+
+def _check_selection(config: RunConfig) -> None:
+    """What may be random about the experts, by method."""
+    routing, gate_coefficient = config.routing, config.losses.gate_coefficient
+    got = f"method={config.method}, routing.guidance={routing.guidance}, losses.gate_coefficient={gate_coefficient}"
+    if config.method == "grpo" and (routing.guidance != "none" or gate_coefficient > 0):
+        raise ConfigError(
+            "method grpo trains tokens under top-K experts: none are sampled, and selections have no loss",
+            got=got,
+            remedy="pass --set routing.guidance=none --set losses.gate_coefficient=0, or --set method=moe_grpo",
+        )
+    if config.method == "moe_grpo" and routing.guidance == "none" and gate_coefficient > 0:
+        raise ConfigError(
+            "Gate-GRPO weighs selections by how likely they were, and top-K experts are certain",
+            got=got,
+            remedy="pass --set losses.gate_coefficient=0, or sample experts with another routing.guidance",
+        )
+
+
+def _check_assignment(config: RunConfig) -> None:
+    """Expert Choice and Sinkhorn, which look at all tokens of a micro-batch."""
+    assignment = config.routing.assignment
+    if assignment == "policy":
+        return
+    if config.method != "sft":
+        raise ConfigError(
+            f"{assignment} cannot be trained by reinforcement: a token's experts depend on the other tokens of the "
+            "batch, so they have no likelihood, and replaying them is not the policy that made them",
+            got=f"method={config.method}, routing.assignment={assignment}",
+            remedy="pass --set method=sft, or --set routing.assignment=policy",
+        )
+    if config.routing.guidance != "none":
+        raise ConfigError(
+            f"under {assignment} tokens do not choose, so nothing is sampled or masked",
+            got=f"routing.assignment={assignment}, routing.guidance={config.routing.guidance}",
+            remedy="pass --set routing.guidance=none",
+        )
+    if config.parallel.tensor > 1:
+        raise ConfigError(
+            f"{assignment} needs all positions of a sequence, and tensor parallelism splits them over ranks",
+            got=f"routing.assignment={assignment}, parallel.tensor={config.parallel.tensor}",
+            remedy="pass --set parallel.tensor=1",
         )

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -76,9 +76,17 @@ def _first_error(error: ValidationError, tree: type[BaseModel], source: str) -> 
 
 
 def _fields_at(tree: type[BaseModel], place: tuple[str, ...]) -> list[str]:
+    """Known keys of the section at `place`; a number in it is an index into a tuple of sections."""
     for section in place:
+        if section.isdecimal():
+            continue
         annotation = tree.model_fields[section].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        sections = [part for part in (annotation, *get_args(annotation)) if _is_section(part)]
+        if not sections:
             return []
-        tree = annotation
+        tree = sections[0]
     return list(tree.model_fields)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Guidance = Literal["none", "noise", "multinomial", "modality"]
 Likelihood = Literal["plackett_luce", "set", "product"]
+RlMethod = Literal["grpo", "dr_grpo", "dapo", "gspo", "sapo", "cispo"]
+KlEstimator = Literal["k1", "k2", "k3"]
+DataFormat = Literal["auto", "jsonl", "parquet", "tsv", "saved_dataset"]
 
 
 class Section(BaseModel):
@@ -43,6 +46,12 @@ class DataConfig(Section):
     """Longest prompt, image tokens included; a longer one is a bad row, never truncated."""
     video_frames: int = Field(8, gt=0, le=64)
     """Frames of a video that the model sees, at most, taken evenly over the clip (paper 8)."""
+    format: DataFormat = "auto"
+    """Layout of the data files; `auto` tells it from the file's name and columns."""
+    prompt_template: str = "plain"
+    """A name in data/prompt_templates.py, or a text that holds `{question}` once."""
+    answer_template: str = "{solution}"
+    """What supervised training teaches as the answer; may hold `{solution}`, `{rationale}` and `{option}`."""
 
 
 class RoutingConfig(Section):
@@ -66,6 +75,11 @@ class RoutingConfig(Section):
     in `response` because it produces the first answer token."""
     likelihood: Likelihood = "plackett_luce"
     """Law of a selection in Gate-GRPO (METHOD 2)."""
+    assignment: Literal["policy", "expert_choice", "sinkhorn"] = "policy"
+    """Who assigns experts in training (M Table 7): each token by `guidance`; or, in supervised training only, the
+    experts themselves (Expert Choice), or optimal transport over the micro-batch (Sinkhorn)."""
+    sinkhorn_iterations: int = Field(8, gt=0)
+    """Rounds of row and column normalisation, for `assignment: sinkhorn`."""
 
 
 class RolloutConfig(Section):
@@ -77,6 +91,13 @@ class RolloutConfig(Section):
     """Longest response in tokens, end-of-turn token included."""
     token_temperature: float = Field(0.0, ge=0)
     """0: greedy tokens, all randomness in the experts (the paper's setting); 1: sampled tokens (GRPO-D)."""
+    token_top_p: float = Field(1.0, gt=0, le=1)
+    """Sample from the fewest tokens that together have this probability; 1: from all of them."""
+    extra_rounds: int = Field(0, ge=0)
+    """DAPO's dynamic sampling: rounds of fresh prompts that may replace groups whose rewards are all equal."""
+    overlong_tokens: int = Field(0, ge=0)
+    """DAPO's soft overlong punishment: over the last so many tokens before max_new_tokens the reward falls by up to 1;
+    0: no punishment."""
     prompts_per_forward: int = Field(32, gt=0)
     """Prompts decoded together on one data-parallel rank (times group_size sequences)."""
 
@@ -84,18 +105,64 @@ class RolloutConfig(Section):
 class LossConfig(Section):
     """Terms of the objective.  MoE-GRPO Eq. 4-6."""
 
+    rl_method: RlMethod = "grpo"
+    """Surrogate, advantage and averaging (M Table 6): one file each in losses/."""
     token_coefficient: float = Field(1.0, ge=0)
     """Weight of Token-GRPO (M Table 4: 0 switches it off)."""
     gate_coefficient: float = Field(1.0, ge=0)
     """Weight of Gate-GRPO (M Table 4: 0 switches it off)."""
     clip_epsilon: float = Field(0.2, gt=0, lt=1)
-    """Half-width of the trust region of both ratios."""
+    """Half-width of the trust region of both ratios (its lower one where `clip_epsilon_high` is given)."""
+    clip_epsilon_high: float | None = Field(None, gt=0)
+    """Upper half-width; None: the method's own (DAPO 0.28, GSPO 4e-4 above 3e-4 below, the others clip_epsilon)."""
+    sapo_temperature_positive: float = Field(1.0, gt=0)
+    """SAPO's gate where the advantage is positive."""
+    sapo_temperature_negative: float = Field(1.05, gt=0)
+    """SAPO's gate where it is negative: steeper, so that such tokens are let go sooner."""
     gate_tokens: Literal["response", "all"] = "response"
     """Positions whose selections Gate-GRPO trains: those that produced the response, or every position."""
     load_balancing_coefficient: float = Field(0.01, ge=0)
     """Weight of the Switch load-balancing loss."""
     load_balancing_counts: Literal["sampled", "top_k"] = "sampled"
     """Experts that the balancing loss counts: those used, or the deterministic top-K (what Megatron-Core counts)."""
+    router_z_coefficient: float = Field(0.0, ge=0)
+    """Weight of the router z-loss (ST-MoE): mean squared logsumexp of the router's logits."""
+
+
+class KlConfig(Section):
+    """Distance to the start of training, and its weight over the steps: GRPO-D.  OThink-MR1 Eq. 1-5."""
+
+    schedule: Literal["none", "constant", "dynamic", "linear", "cosine", "adaptive"] = "none"
+    """`none` builds no reference model; `constant` is GRPO; `dynamic` is GRPO-D: down, then up."""
+    estimator: KlEstimator = "k3"
+    """Per-token estimator (OThink-MR1 Eq. 5 is k3)."""
+    beta: float = Field(0.04, ge=0)
+    """Weight of `constant`; first weight of `adaptive`."""
+    beta_min: float = Field(0.04, ge=0)
+    """Lowest weight of `dynamic` (paper 0.04 counting, 0.0 geometry); last one of `linear` and `cosine`."""
+    beta_max: float = Field(0.1, ge=0)
+    """Last weight of `dynamic` (paper 0.1 counting, 0.02 geometry); first one of `linear` and `cosine`."""
+    exploration_fraction: float = Field(0.3, gt=0, lt=1)
+    """w/t: share of the steps in which `dynamic` falls (paper 0.3)."""
+    target_nats: float = Field(0.02, gt=0)
+    """KL a token that `adaptive` steers to."""
+    adaptation: float = Field(0.1, gt=0, lt=1)
+    """Largest relative change of `adaptive`'s weight in one step."""
+
+
+class RewardConfig(Section):
+    """What a response earns: accuracy + format_coefficient * format.  OThink-MR1 3.2."""
+
+    by_problem_type: dict[str, str] = {}
+    """problem_type -> name of an accuracy reward, or `python FILE:FUNCTION`; others get the default of their type."""
+    extraction: Literal["strict", "official"] = "strict"
+    """How an answer is read out of a response: forms on a list, or leniently as the benchmarks' own scripts do."""
+    format_coefficient: float = Field(0.0, ge=0)
+    """alpha: weight of answering as <think>..</think><answer>..</answer> (OThink-MR1 1; MoE-GRPO has none)."""
+    number_tolerance: float = Field(1e-2, ge=0)
+    """Relative error allowed for numbers with a decimal point; whole numbers must be exact."""
+    math_timeout_s: float = Field(2.0, gt=0)
+    """Longest comparison of two symbolic answers; beyond it the answer is wrong."""
 
 
 class OptimizerConfig(Section):
@@ -171,8 +238,9 @@ class RunConfig(Section):
 
     name: str
     """Folder under `output_dir`."""
-    method: Literal["sft", "moe_grpo"]
-    """`sft`: supervised on the right answer (M Table 1's baselines by `routing.guidance`); `moe_grpo`: the paper."""
+    method: Literal["sft", "moe_grpo", "grpo"]
+    """`sft`: supervised on the right answer (M Table 1's baselines by `routing.guidance`); `moe_grpo`: expert selection
+    as a policy; `grpo`: tokens only, on a dense model or with experts by top-K (GRPO-D with `kl.schedule: dynamic`)."""
     model: ModelConfig
     data: DataConfig
     training: TrainingConfig
@@ -185,6 +253,8 @@ class RunConfig(Section):
     routing: RoutingConfig = RoutingConfig()
     rollout: RolloutConfig = RolloutConfig()
     losses: LossConfig = LossConfig()
+    kl: KlConfig = KlConfig()
+    reward: RewardConfig = RewardConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     parallel: ParallelConfig = ParallelConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -3,7 +3,7 @@
 Choices the paper leaves open: the standard deviation is the unbiased one (divides by G - 1, as TRL and verl do), and
 nothing is added to it.  A group whose rewards are all *exactly* equal has no signal and gets exactly 0; the test is
 max == min, because the standard deviation of equal floats can come out as rounding noise, and dividing by that
-would make advantages of +-1 out of nothing.
+would make advantages of +-1 out of nothing.  Dr.GRPO leaves the division out: A^i = R^i - mean R.
 """
 
 from dataclasses import dataclass
@@ -24,12 +24,13 @@ class GroupAdvantages:
     """bool, False where all G rewards are equal (always for G = 1)."""
 
 
-def group_advantages(reward_B: Tensor, group_size: int) -> GroupAdvantages:
+def group_advantages(reward_B: Tensor, group_size: int, divides_by_std: bool = True) -> GroupAdvantages:
     """Normalise rewards within each prompt's group.  MoE-GRPO Eq. 3.
 
     Args:
         reward_B: rewards, prompt-major: the G rollouts of a prompt stand together; no gradient.
         group_size: G.
+        divides_by_std: False: rewards are only centred (Dr.GRPO).
     Returns:
         GroupAdvantages: never NaN.
     Raises:
@@ -50,7 +51,9 @@ def group_advantages(reward_B: Tensor, group_size: int) -> GroupAdvantages:
     reward_PG = reward_B.detach().to(torch.float64).view(-1, group_size)
     has_signal_P = reward_PG.amax(1) != reward_PG.amin(1)
     deviation_PG = reward_PG - reward_PG.mean(1, keepdim=True)
-    std_P = (deviation_PG.square().sum(1) / max(group_size - 1, 1)).sqrt()
-    advantage_PG = deviation_PG / std_P.masked_fill(~has_signal_P, 1.0)[:, None]
+    advantage_PG = deviation_PG
+    if divides_by_std:
+        std_P = (deviation_PG.square().sum(1) / max(group_size - 1, 1)).sqrt()
+        advantage_PG = deviation_PG / std_P.masked_fill(~has_signal_P, 1.0)[:, None]
     advantage_PG = advantage_PG.masked_fill(~has_signal_P[:, None], 0.0)
     return GroupAdvantages(advantage_B=advantage_PG.reshape(-1).to(torch.float32), has_signal_P=has_signal_P)

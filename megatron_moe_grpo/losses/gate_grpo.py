@@ -1,4 +1,4 @@
-"""Gate-GRPO: the clipped surrogate on expert selections.  MoE-GRPO Eq. 5.
+"""Gate-GRPO: the policy loss on expert selections.  MoE-GRPO Eq. 5.
 
 L = mean over rollouts i of 1/(L |y_i|) sum_l sum_t -min(r_tl A, clip(r_tl) A),
 r_tl = g(E_tl | .) / g_old(E_tl | .), one ratio for each response step t and MoE layer l, never a product over layers.
@@ -7,6 +7,9 @@ So the loss is a sum of one share a layer, and a router can work out its own sha
 Choices the paper leaves open: the law g (`routing.likelihood`), and which positions count.  y_t is produced by the
 logits at the position before it, so step t owns the selections made there: the last prompt token for t = 1.
 `gate_tokens: all` counts every position whose routing can have moved the response.
+
+The equation is GRPO's; another method (`objective.py`) puts its own surrogate in the place of the bracket and changes
+neither the ratios nor the weights.
 """
 
 from typing import Literal
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 
 from megatron_moe_grpo.errors import ConfigError
-from megatron_moe_grpo.losses.clipped_surrogate import weighted_surrogate
+from megatron_moe_grpo.losses.surrogate import Surrogate, weighted_surrogate
 from megatron_moe_grpo.losses.term import LossTerm
 
 
@@ -59,9 +62,9 @@ def gate_position_weights(is_gate_position_BS: Tensor, num_layers: int) -> Tenso
 
 
 def gate_grpo_layer_loss(
-    logprob_BS: Tensor, old_logprob_BS: Tensor, advantage_B: Tensor, weight_BS: Tensor, epsilon: float
+    logprob_BS: Tensor, old_logprob_BS: Tensor, advantage_B: Tensor, weight_BS: Tensor, surrogate: Surrogate
 ) -> LossTerm:
-    """One layer's share of Gate-GRPO: sum(weight * clipped surrogate).  MoE-GRPO Eq. 5.
+    """One layer's share of Gate-GRPO: sum(weight * surrogate).  MoE-GRPO Eq. 5.
 
     The shares of all layers, micro-batches and ranks add up to `gate_grpo_loss` of the global batch.
 
@@ -70,11 +73,11 @@ def gate_grpo_layer_loss(
         old_logprob_BS: the same at rollout time (`RoutingTrace.logprob_BSL[..., l]`); detached.
         advantage_B: group-normalised, 0 for groups without signal (which then give exactly 0).
         weight_BS: `gate_position_weights` divided by the sequences of the global batch.
-        epsilon: half-width of the trust region.
+        surrogate: the method's (`PolicyObjective.gate`).
     Returns:
         LossTerm: scalar loss; metrics as for `weighted_surrogate`.
     """
-    return weighted_surrogate(logprob_BS, old_logprob_BS, advantage_B[:, None], weight_BS, epsilon)
+    return weighted_surrogate(logprob_BS, old_logprob_BS, advantage_B[:, None], weight_BS, surrogate)
 
 
 def gate_grpo_loss(
@@ -82,17 +85,17 @@ def gate_grpo_loss(
     old_selection_logprob_BTL: Tensor,
     advantage_B: Tensor,
     is_response_BT: Tensor,
-    epsilon: float,
+    surrogate: Surrogate,
     num_sequences: int | None = None,
 ) -> LossTerm:
-    """Clipped surrogate on expert selections, all layers at once.  MoE-GRPO Eq. 5.
+    """The policy loss on expert selections, all layers at once.  MoE-GRPO Eq. 5.
 
     Args:
         selection_logprob_BTL: log g(E | .) of the selections made at the position that produced y_t; carries gradient.
         old_selection_logprob_BTL: the same at rollout time; detached.
         advantage_B: group-normalised, 0 for groups without signal.
         is_response_BT: bool, True where y_t exists; values elsewhere are never read.
-        epsilon: half-width of the trust region.
+        surrogate: the method's (`PolicyObjective.gate`).
         num_sequences: sequences of the global batch; None: B.
     Returns:
         LossTerm: scalar loss; metrics as for `weighted_surrogate`.
@@ -101,7 +104,7 @@ def gate_grpo_loss(
     weight_BT = gate_position_weights(is_response_BT, num_layers) / (num_sequences or is_response_BT.shape[0])
     shares = [
         gate_grpo_layer_loss(
-            selection_logprob_BTL[..., layer], old_selection_logprob_BTL[..., layer], advantage_B, weight_BT, epsilon
+            selection_logprob_BTL[..., layer], old_selection_logprob_BTL[..., layer], advantage_B, weight_BT, surrogate
         )
         for layer in range(num_layers)
     ]

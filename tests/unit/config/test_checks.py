@@ -27,6 +27,12 @@ def config_with(*overrides: str) -> RunConfig:
     return parse_config(apply_overrides(VALUES, overrides))
 
 
+GRPO = ("method=grpo", "rollout.token_temperature=1", "routing.guidance=none", "losses.gate_coefficient=0")
+SINKHORN = ("method=sft", "routing.assignment=sinkhorn", "routing.guidance=none")
+EXPERT_CHOICE = ("method=sft", "routing.assignment=expert_choice", "routing.guidance=none")
+SAMPLED_TOKENS = "rollout.token_temperature=1"
+
+
 def experts(num_experts: int = 8, num_active: int = 2) -> DecoderSizes:
     return replace(DENSE, num_experts=num_experts, num_active=num_active)
 
@@ -45,8 +51,30 @@ def experts(num_experts: int = 8, num_active: int = 2) -> DecoderSizes:
         (("precision=bf16",), experts()),
         (("training.updates_per_rollout=2",), experts()),
         (("training.prompts_per_step=8", "training.micro_batch_prompts=16"), experts()),
+        (GRPO, experts()),
+        (("method=grpo", SAMPLED_TOKENS), DENSE),
+        (("routing.guidance=none", SAMPLED_TOKENS, "losses.gate_coefficient=0"), experts()),
+        (("routing.guidance=noise",), experts()),
+        (SINKHORN, experts()),
+        ((*EXPERT_CHOICE, "parallel.expert=2", "losses.router_z_coefficient=0.001"), experts()),
+        ((SAMPLED_TOKENS, "rollout.token_top_p=0.9"), experts()),
+        (("rollout.max_new_tokens=8", "rollout.overlong_tokens=7"), experts()),
+        (("rollout.extra_rounds=3",), experts()),
+        (("losses.rl_method=dapo", "losses.clip_epsilon_high=0.2"), experts()),
+        (("losses.rl_method=cispo", "losses.clip_epsilon_high=0.1"), experts()),
+        (("losses.rl_method=gspo", "losses.clip_epsilon=3e-4", "losses.clip_epsilon_high=4e-4"), experts()),
+        (("losses.rl_method=sapo",), experts()),
+        (("kl.schedule=dynamic", "kl.beta_min=0.1"), experts()),
+        (("kl.schedule=linear", "kl.beta_min=0.2"), experts()),
+        (("kl.schedule=constant", "kl.beta=0"), experts()),
+        # What belongs to rollouts does not matter where there are none.
+        (
+            ("method=sft", "routing.guidance=none", "rollout.token_top_p=0.9", "rollout.overlong_tokens=9",
+             "kl.schedule=dynamic", "kl.beta_min=1", "losses.rl_method=sapo", "losses.clip_epsilon_high=0.1"),
+            experts(),
+        ),
     ],
-)
+)  # fmt: skip
 def test_check_config_accepts(overrides: tuple[str, ...], sizes: DecoderSizes) -> None:
     check_config(config_with(*overrides), sizes)
 
@@ -65,8 +93,38 @@ def test_check_config_accepts(overrides: tuple[str, ...], sizes: DecoderSizes) -
         (("method=sft", "parallel.expert=2"), DENSE, "needs experts(?s:.*)parallel.expert=1"),
         (("precision=bf16", "training.updates_per_rollout=2"), experts(), "exact old log-probs"),
         (("training.prompts_per_step=24", "training.micro_batch_prompts=16"), experts(), "equal micro-batches"),
+        (
+            ("method=grpo", SAMPLED_TOKENS), experts(),
+            "method grpo trains tokens(?s:.*)guidance=modality(?s:.*)guidance=none --set losses.gate_coefficient=0",
+        ),
+        ((*GRPO, "routing.guidance=noise"), experts(), "method grpo trains tokens(?s:.*)guidance=noise"),
+        ((*GRPO, "losses.gate_coefficient=0.5"), experts(), "method grpo trains tokens(?s:.*)gate_coefficient=0.5"),
+        (("routing.guidance=none", SAMPLED_TOKENS), experts(), "top-K experts are certain(?s:.*)gate_coefficient=0"),
+        ((*GRPO, "rollout.token_temperature=0"), experts(), "neither tokens nor experts(?s:.*)token_temperature=1"),
+        (("method=grpo",), DENSE, "would be the same(?s:.*)token_temperature=1"),
+        (("routing.guidance=none", "losses.gate_coefficient=0"), experts(), "neither tokens nor experts"),
+        (("rollout.token_top_p=0.9",), experts(), "whatever the nucleus(?s:.*)token_top_p=0.9"),
+        (("rollout.extra_rounds=1", "rollout.group_size=1"), experts(), "group of one(?s:.*)extra_rounds=0"),
+        (("rollout.overlong_tokens=2",), experts(), "overlong_tokens=2, rollout.max_new_tokens=2"),
+        (("losses.rl_method=sapo", "losses.clip_epsilon_high=0.3"), experts(), "no clip(?s:.*)sapo_temperature"),
+        (
+            ("losses.rl_method=gspo", "losses.clip_epsilon_high=4e-4"), experts(),
+            "less far up(?s:.*)clip_epsilon=0.2, losses.clip_epsilon_high=0.0004(?s:.*)both widths",
+        ),
+        (("kl.schedule=dynamic", "kl.beta_min=0.2"), experts(), "beta_min=0.2, kl.beta_max=0.1"),
+        (("kl.schedule=adaptive", "kl.beta=0"), experts(), "never leaves 0(?s:.*)kl.beta > 0"),
+        ((*SINKHORN, "method=moe_grpo", SAMPLED_TOKENS, "losses.gate_coefficient=0"), experts(), "no likelihood"),
+        (
+            (*EXPERT_CHOICE, *GRPO), experts(),
+            "expert_choice cannot be trained by reinforcement(?s:.*)method=grpo(?s:.*)method=sft",
+        ),
+        ((*SINKHORN, "routing.guidance=modality"), experts(), "under sinkhorn tokens do not(?s:.*)guidance=none"),
+        ((*EXPERT_CHOICE, "parallel.tensor=2"), experts(), "expert_choice needs all positions(?s:.*)tensor=1"),
+        ((*SINKHORN, "parallel.tensor=2"), experts(), "sinkhorn needs all positions"),
+        (SINKHORN, DENSE, "this model has none(?s:.*)assignment=sinkhorn(?s:.*)assignment=policy"),
+        (("method=sft", "losses.router_z_coefficient=0.1"), DENSE, "has none(?s:.*)router_z_coefficient=0.1"),
     ],
-)
+)  # fmt: skip
 def test_check_config_refuses(overrides: tuple[str, ...], sizes: DecoderSizes, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_config(config_with(*overrides), sizes)

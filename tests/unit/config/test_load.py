@@ -66,10 +66,10 @@ def test_apply_overrides_refuses_a_path_through_a_value() -> None:
     [
         ("rollout.group_sise=4", "unknown key 'rollout.group_sise' in .*did you mean 'group_size'"),
         ("rolout.group_size=4", "unknown key 'rolout' in .*did you mean 'rollout'"),
-        ("losses.zzzzzzz=1", "known keys here: token_coefficient, gate_coefficient"),
+        ("losses.zzzzzzz=1", "known keys here: rl_method, token_coefficient"),
         ("training.steps=many", r"'training\.steps' in .* is not valid.*got: .*'many'.*expected: .*integer"),
         ("training.steps=0", r"'training\.steps' in .* is not valid.*greater than 0"),
-        ("method=ppo", "'method' in .* is not valid.*'sft' or 'moe_grpo'"),
+        ("method=ppo", "'method' in .* is not valid.*'moe_grpo' or 'grpo'"),
         ("rollout=8", "'rollout' in .* is not valid"),
     ],
 )

@@ -67,3 +67,25 @@ def test_group_advantages_refuse_partial_groups_and_rewards_that_are_not_finite(
         group_advantages(torch.zeros(7), 4)
     with pytest.raises(DataError, match="nan at rollout 2"):
         group_advantages(torch.tensor([0.0, 1.0, float("nan"), 0.0]), 4)
+
+
+def test_group_advantages_without_division_are_only_centred():
+    # Mean 1/4; the second group has no signal.
+    result = group_advantages(torch.tensor([1.0, 0, 0, 0, 2, 2, 2, 2]), 4, divides_by_std=False)
+    assert result.advantage_B.tolist() == [0.75, -0.25, -0.25, -0.25, 0, 0, 0, 0]
+    assert result.has_signal_P.tolist() == [True, False]
+
+
+def test_group_advantages_without_division_are_exactly_zero_where_rounding_is_not():
+    reward_B = torch.tensor([0.1] * 7, dtype=torch.float64)
+    assert (reward_B - reward_B.mean()).abs().max() > 0
+    assert group_advantages(reward_B, 7, divides_by_std=False).advantage_B.tolist() == [0.0] * 7
+
+
+def test_group_advantages_without_division_scale_with_the_reward():
+    reward_B = torch.randn(32, generator=torch.Generator().manual_seed(1))
+    advantage_B = group_advantages(reward_B, 8, divides_by_std=False).advantage_B
+    torch.testing.assert_close(group_advantages(3 * reward_B + 5, 8, divides_by_std=False).advantage_B, 3 * advantage_B)
+    torch.testing.assert_close(
+        advantage_B / reward_B.view(4, 8).std(1).repeat_interleave(8), group_advantages(reward_B, 8).advantage_B
+    )

@@ -3,18 +3,20 @@ from itertools import pairwise
 import pytest
 import torch
 
+from megatron_moe_grpo.config.schema import LossConfig
 from megatron_moe_grpo.errors import ConfigError
-from megatron_moe_grpo.losses.clipped_surrogate import clipped_surrogate
+from megatron_moe_grpo.losses.clipped_surrogate import ClippedSurrogate
 from megatron_moe_grpo.losses.gate_grpo import (
     gate_grpo_layer_loss,
     gate_grpo_loss,
     gate_position_weights,
     gate_positions,
 )
+from megatron_moe_grpo.losses.objective import objective_of
 from megatron_moe_grpo.losses.token_grpo import token_grpo_loss
 from megatron_moe_grpo.routing.likelihood import selection_logprob
 
-EPSILON = 0.2
+CLIPPED = ClippedSurrogate(0.2, 0.2)
 
 
 def make_batch(num_sequences: int = 8, num_steps: int = 4, num_layers: int = 3):
@@ -65,7 +67,7 @@ def test_gate_grpo_loss_by_hand():
     # One rollout, one step, two layers, A = 1: ratios 1.5 (clipped to 1.2) and 0.5: mean over layers.
     old_BTL = torch.tensor([[[-1.0, -2.0]]])
     logprob_BTL = old_BTL + torch.tensor([[[1.5, 0.5]]]).log()
-    term = gate_grpo_loss(logprob_BTL, old_BTL, torch.tensor([1.0]), torch.tensor([[True]]), EPSILON)
+    term = gate_grpo_loss(logprob_BTL, old_BTL, torch.tensor([1.0]), torch.tensor([[True]]), CLIPPED)
     assert term.loss.item() == pytest.approx(-(1.2 + 0.5) / 2, abs=1e-6)
     assert term.metrics["clip_fraction"].item() == 0.5
     assert term.metrics["logprob_gap_max"].item() == pytest.approx(0.6931472, abs=1e-6)
@@ -75,21 +77,21 @@ def test_gate_grpo_loss_clips_each_layer_by_itself():
     # The product of the two ratios is 1: a joint ratio would not be clipped and layer 0 would keep its gradient.
     old_BTL = torch.zeros(1, 1, 2)
     logprob_BTL = torch.tensor([[[1.5, 1 / 1.5]]]).log().requires_grad_()
-    gate_grpo_loss(logprob_BTL, old_BTL, torch.tensor([1.0]), torch.tensor([[True]]), EPSILON).loss.backward()
+    gate_grpo_loss(logprob_BTL, old_BTL, torch.tensor([1.0]), torch.tensor([[True]]), CLIPPED).loss.backward()
     assert logprob_BTL.grad[0, 0, 0] == 0 and logprob_BTL.grad[0, 0, 1] < 0
 
 
 def test_gate_grpo_loss_equals_equation_5_written_out():
     logprob_BTL, old_BTL, advantage_B, is_response_BT = make_batch()
-    surrogate_BTL = clipped_surrogate(logprob_BTL, old_BTL, advantage_B[:, None, None], EPSILON)
+    surrogate_BTL = CLIPPED(logprob_BTL, old_BTL, advantage_B[:, None, None])
     per_rollout = [surrogate_BTL[i, is_response_BT[i]].mean() for i in range(8)]
-    term = gate_grpo_loss(logprob_BTL, old_BTL, advantage_B, is_response_BT, EPSILON)
+    term = gate_grpo_loss(logprob_BTL, old_BTL, advantage_B, is_response_BT, CLIPPED)
     torch.testing.assert_close(term.loss, torch.stack(per_rollout).mean())
 
 
 def test_gate_grpo_loss_is_the_sum_of_layer_shares_at_the_producing_positions():
     logprob_BTL, old_BTL, advantage_B, is_response_BT = make_batch()
-    whole = gate_grpo_loss(logprob_BTL, old_BTL, advantage_B, is_response_BT, EPSILON)
+    whole = gate_grpo_loss(logprob_BTL, old_BTL, advantage_B, is_response_BT, CLIPPED)
     (gradient_BTL,) = torch.autograd.grad(whole.loss, logprob_BTL)
     # A sequence of S = T + 3 positions: two prompt tokens before the last one, which produces y_1.
     num_sequences, _, num_layers = logprob_BTL.shape
@@ -100,7 +102,7 @@ def test_gate_grpo_loss_is_the_sum_of_layer_shares_at_the_producing_positions():
     for layer in range(num_layers):
         logprob_BS = torch.nn.functional.pad(logprob_BTL[..., layer], (2, 1), value=float("nan"))
         old_BS = torch.nn.functional.pad(old_BTL[..., layer], (2, 1), value=float("nan"))
-        share = gate_grpo_layer_loss(logprob_BS, old_BS, advantage_B, weight_BS, EPSILON)
+        share = gate_grpo_layer_loss(logprob_BS, old_BS, advantage_B, weight_BS, CLIPPED)
         share.loss.backward()
         total += share.loss.item()
     # Bitwise per element; the order of the sum differs: measured 3e-8.
@@ -110,14 +112,15 @@ def test_gate_grpo_loss_is_the_sum_of_layer_shares_at_the_producing_positions():
 
 def test_gate_grpo_loss_with_one_layer_equals_token_grpo():
     logprob_BTL, old_BTL, advantage_B, is_response_BT = make_batch(num_layers=1)
-    gate = gate_grpo_loss(logprob_BTL, old_BTL, advantage_B, is_response_BT, EPSILON)
-    token = token_grpo_loss(logprob_BTL[..., 0], old_BTL[..., 0], advantage_B, is_response_BT, EPSILON)
+    gate = gate_grpo_loss(logprob_BTL, old_BTL, advantage_B, is_response_BT, CLIPPED)
+    objective = objective_of(LossConfig(clip_epsilon=0.2))
+    token = token_grpo_loss(logprob_BTL[..., 0], old_BTL[..., 0], advantage_B, is_response_BT, objective)
     torch.testing.assert_close(gate.loss, token.loss)
 
 
 def test_gate_grpo_loss_gives_nothing_to_groups_without_signal_and_padding():
     logprob_BTL, old_BTL, advantage_B, is_response_BT = make_batch()
-    gate_grpo_loss(logprob_BTL, old_BTL, advantage_B, is_response_BT, EPSILON).loss.backward()
+    gate_grpo_loss(logprob_BTL, old_BTL, advantage_B, is_response_BT, CLIPPED).loss.backward()
     assert (logprob_BTL.grad[:4] == 0).all()
     assert (logprob_BTL.grad[~is_response_BT] == 0).all()
     assert (logprob_BTL.grad[4:] != 0).any()
@@ -126,13 +129,13 @@ def test_gate_grpo_loss_gives_nothing_to_groups_without_signal_and_padding():
 @pytest.mark.parametrize("cuts", [[0, 4, 8], [0, 1, 8], list(range(9))])
 def test_gate_grpo_loss_is_the_same_in_micro_batches(cuts):
     logprob_BTL, old_BTL, advantage_B, is_response_BT = make_batch()
-    whole = gate_grpo_loss(logprob_BTL, old_BTL, advantage_B, is_response_BT, EPSILON)
+    whole = gate_grpo_loss(logprob_BTL, old_BTL, advantage_B, is_response_BT, CLIPPED)
     (gradient_BTL,) = torch.autograd.grad(whole.loss, logprob_BTL)
     total = 0.0
     for start, stop in pairwise(cuts):
         rows = slice(start, stop)
         part = gate_grpo_loss(
-            logprob_BTL[rows], old_BTL[rows], advantage_B[rows], is_response_BT[rows], EPSILON, num_sequences=8
+            logprob_BTL[rows], old_BTL[rows], advantage_B[rows], is_response_BT[rows], CLIPPED, num_sequences=8
         )
         part.loss.backward()
         total += part.loss.item()
@@ -149,6 +152,6 @@ def test_gate_grpo_loss_gradient_through_the_router_equals_finite_differences():
 
     def loss(logits):
         logprob_BTL = selection_logprob(logits, experts_MK, "plackett_luce").view(2, 2, 1)
-        return gate_grpo_loss(logprob_BTL, old_BTL, advantage_B, torch.ones(2, 2, dtype=torch.bool), EPSILON).loss
+        return gate_grpo_loss(logprob_BTL, old_BTL, advantage_B, torch.ones(2, 2, dtype=torch.bool), CLIPPED).loss
 
     assert torch.autograd.gradcheck(loss, logits_MN)

@@ -4,9 +4,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from megatron_moe_grpo.losses.token_grpo import token_grpo_loss, token_weights
+from megatron_moe_grpo.config.schema import LossConfig
+from megatron_moe_grpo.losses.objective import objective_of
+from megatron_moe_grpo.losses.token_grpo import token_grpo_loss
+from megatron_moe_grpo.losses.token_weights import BatchTotals, token_weights
 
 EPSILON = 0.2
+GRPO = objective_of(LossConfig(clip_epsilon=EPSILON))
 
 
 def make_batch(num_sequences: int = 12, num_steps: int = 5, seed: int = 0):
@@ -21,24 +25,12 @@ def make_batch(num_sequences: int = 12, num_steps: int = 5, seed: int = 0):
     return logprob_BT.requires_grad_(), old_logprob_BT, advantage_B, is_response_BT
 
 
-def test_token_weights_by_hand():
-    is_response_BT = torch.tensor([[True, True, False, False], [True, True, True, True]])
-    expected_BT = torch.tensor([[0.25, 0.25, 0, 0], [0.125, 0.125, 0.125, 0.125]])
-    assert torch.equal(token_weights(is_response_BT), expected_BT)
-    assert torch.equal(token_weights(is_response_BT, num_sequences=8), expected_BT / 4)
-
-
-def test_token_weights_of_an_empty_response_are_zero():
-    weight_BT = token_weights(torch.tensor([[False, False], [True, False]]))
-    assert weight_BT.tolist() == [[0.0, 0.0], [0.5, 0.0]]
-
-
 def test_token_grpo_loss_by_hand():
     # Two rollouts: ratios (1.5 clipped to 1.2, 1.0) with A = 1; ratio 1.1 with A = -2.
     old_logprob_BT = torch.tensor([[-1.0, -2.0], [-0.5, 0.0]])
     logprob_BT = old_logprob_BT + torch.tensor([[1.5, 1.0], [1.1, 1.0]]).log()
     is_response_BT = torch.tensor([[True, True], [True, False]])
-    term = token_grpo_loss(logprob_BT, old_logprob_BT, torch.tensor([1.0, -2.0]), is_response_BT, EPSILON)
+    term = token_grpo_loss(logprob_BT, old_logprob_BT, torch.tensor([1.0, -2.0]), is_response_BT, GRPO)
     assert term.loss.item() == pytest.approx(((-1.2 - 1.0) / 2 + 2.2) / 2, abs=1e-6)
     assert term.metrics["clip_fraction"].item() == 0.25
     assert term.metrics["ratio_mean"].item() == pytest.approx((1.25 + 1.1) / 2, abs=1e-6)
@@ -46,7 +38,7 @@ def test_token_grpo_loss_by_hand():
 
 def test_token_grpo_loss_is_a_mean_of_means():
     logprob_BT, old_logprob_BT, advantage_B, is_response_BT = make_batch()
-    term = token_grpo_loss(logprob_BT, old_logprob_BT, advantage_B, is_response_BT, EPSILON)
+    term = token_grpo_loss(logprob_BT, old_logprob_BT, advantage_B, is_response_BT, GRPO)
     total = 0.0
     for i in range(12):
         terms = []
@@ -63,7 +55,7 @@ def test_token_grpo_loss_on_policy_gradient_is_minus_advantage_times_weight():
     # At ratio 1 the surrogate is plain policy gradient: dL/dlogprob = -A / (|y| B).
     _, old_logprob_BT, advantage_B, is_response_BT = make_batch()
     logprob_BT = old_logprob_BT.clone().requires_grad_()
-    term = token_grpo_loss(logprob_BT, old_logprob_BT, advantage_B, is_response_BT, EPSILON)
+    term = token_grpo_loss(logprob_BT, old_logprob_BT, advantage_B, is_response_BT, GRPO)
     term.loss.backward()
     torch.testing.assert_close(logprob_BT.grad, -advantage_B[:, None] * token_weights(is_response_BT))
     assert term.metrics["logprob_gap_max"].item() == 0
@@ -72,7 +64,7 @@ def test_token_grpo_loss_on_policy_gradient_is_minus_advantage_times_weight():
 
 def test_token_grpo_loss_gives_nothing_to_groups_without_signal_and_padding():
     logprob_BT, old_logprob_BT, advantage_B, is_response_BT = make_batch()
-    token_grpo_loss(logprob_BT, old_logprob_BT, advantage_B, is_response_BT, EPSILON).loss.backward()
+    token_grpo_loss(logprob_BT, old_logprob_BT, advantage_B, is_response_BT, GRPO).loss.backward()
     assert (logprob_BT.grad[:4] == 0).all()
     assert (logprob_BT.grad[~is_response_BT] == 0).all()
     assert (logprob_BT.grad[4:] != 0).any()
@@ -80,7 +72,7 @@ def test_token_grpo_loss_gives_nothing_to_groups_without_signal_and_padding():
 
 def test_token_grpo_loss_without_any_signal_is_exactly_zero():
     logprob_BT, old_logprob_BT, _, is_response_BT = make_batch()
-    term = token_grpo_loss(logprob_BT, old_logprob_BT, torch.zeros(12), is_response_BT, EPSILON)
+    term = token_grpo_loss(logprob_BT, old_logprob_BT, torch.zeros(12), is_response_BT, GRPO)
     term.loss.backward()
     assert term.loss.item() == 0 and (logprob_BT.grad == 0).all()
 
@@ -88,7 +80,7 @@ def test_token_grpo_loss_without_any_signal_is_exactly_zero():
 @pytest.mark.parametrize("cuts", [[0, 6, 12], [0, 1, 5, 12], list(range(13))])
 def test_token_grpo_loss_is_the_same_in_micro_batches(cuts):
     logprob_BT, old_logprob_BT, advantage_B, is_response_BT = make_batch()
-    whole = token_grpo_loss(logprob_BT, old_logprob_BT, advantage_B, is_response_BT, EPSILON)
+    whole = token_grpo_loss(logprob_BT, old_logprob_BT, advantage_B, is_response_BT, GRPO)
     (whole_gradient_BT,) = torch.autograd.grad(whole.loss, logprob_BT)
     parts = [
         token_grpo_loss(
@@ -96,8 +88,8 @@ def test_token_grpo_loss_is_the_same_in_micro_batches(cuts):
             old_logprob_BT[start:stop],
             advantage_B[start:stop],
             is_response_BT[start:stop],
-            EPSILON,
-            num_sequences=12,
+            GRPO,
+            totals=BatchTotals.of(is_response_BT),
         )
         for start, stop in pairwise(cuts)
     ]

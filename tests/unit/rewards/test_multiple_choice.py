@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from megatron_moe_grpo.rewards.multiple_choice import extract_letter, multiple_choice_reward
-from megatron_moe_grpo.rewards.reward import REWARDS
+from megatron_moe_grpo.config.schema import RewardConfig
+from megatron_moe_grpo.rewards.multiple_choice import MultipleChoice, extract_letter, multiple_choice_reward
 
 OPTIONS = ("A. 3", "B. 4", "C. a cat", "D. I")
 TEN_OPTIONS = tuple(f"{letter}. {letter.lower()}" for letter in "ABCDEFGHIJ")
@@ -180,5 +180,18 @@ def test_multiple_choice_reward_refuses_a_solution_that_no_row_can_have() -> Non
         multiple_choice_reward("B", "E", OPTIONS)
 
 
-def test_rewards_are_found_by_name() -> None:
-    assert REWARDS["multiple_choice"]("B", "B", OPTIONS) == 1.0
+@pytest.mark.parametrize(
+    ("extraction", "response", "expected"),
+    [("strict", "**B**", 0.0), ("official", "**B**", 1.0), ("strict", "B", 1.0), ("official", "A", 0.0)],
+)
+def test_multiple_choice_reads_as_the_settings_say(extraction: str, response: str, expected: float) -> None:
+    assert MultipleChoice(RewardConfig(extraction=extraction))(response, "B", OPTIONS) == expected
+
+
+@pytest.mark.parametrize(
+    ("solution", "options", "is_fine"),
+    [("B", OPTIONS, True), ("E", OPTIONS, False), ("b", OPTIONS, False), ("AB", OPTIONS, False), ("", OPTIONS, False),
+     ("4", OPTIONS, False), ("A", (), False)],
+)  # fmt: skip
+def test_multiple_choice_problem_with_a_solution(solution: str, options: tuple[str, ...], is_fine: bool) -> None:
+    assert (MultipleChoice(RewardConfig()).problem_with(solution, options) is None) == is_fine
