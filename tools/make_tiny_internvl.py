@@ -3,9 +3,11 @@
 import argparse
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 from megatron_moe_grpo.data.visuals import VisualSize
 from megatron_moe_grpo.errors import MoeGrpoError
+from megatron_moe_grpo.models.demo_tokenizer import Vocabulary
 from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
 from megatron_moe_grpo.models.internvl.tiny import TinySizes, build_tiny_internvl
 
@@ -17,12 +19,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder to write; must not exist")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--vocabulary", choices=get_args(Vocabulary), default="digits", help="default %(default)s")
     for size in fields(TinySizes):
         parser.add_argument(f"--{size.name.replace('_', '-')}", type=type(size.default), default=size.default)
     arguments = vars(parser.parse_args())
-    folder, seed = arguments.pop("out"), arguments.pop("seed")
+    folder, seed, vocabulary = (arguments.pop(name) for name in ("out", "seed", "vocabulary"))
     try:
-        model = build_tiny_internvl(folder, TinySizes(**arguments), seed)
+        model = build_tiny_internvl(folder, TinySizes(**arguments), seed, vocabulary)
     except MoeGrpoError as error:
         parser.exit(2, f"{error}\n")
     processing = InternVLProcessing.from_folder(folder)

@@ -42,6 +42,8 @@ def _draw_card(row: Row) -> Image.Image:
         is_right = option[0] == row.solution
         text = f"{option}  (solution)" if is_right else option
         lines += [(line, RIGHT if is_right else INK) for line in _wrap(text, font, width)]
+    if not row.options:
+        lines += [(line, RIGHT) for line in _wrap(f"{row.solution}  (solution)", font, width)]
     footer = [(line, FAINT) for line in _wrap(f"{row.id}  {row.problem_type}", font, width)]
     picture_height = PICTURE_HEIGHT + MARGIN if row.visuals else 0
     card = Image.new("RGB", (CARD_WIDTH, 2 * MARGIN + picture_height + LINE_HEIGHT * (len(lines) + len(footer))), CARD)

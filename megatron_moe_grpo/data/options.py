@@ -9,6 +9,7 @@ import string
 from collections.abc import Sequence
 
 from megatron_moe_grpo.data.row_place import RowPlace, shown
+from megatron_moe_grpo.data.row_texts import ANSWER_TAG
 
 MAX_OPTIONS = len(string.ascii_uppercase)
 IMAGE_TAG = "<image>"
@@ -16,8 +17,6 @@ VIDEO_TAG = "<video>"
 
 # "A. text", "A) text", "(A) text", "A: text"; a letter alone is a bare option ("A" may name a part of the picture).
 LETTERED = re.compile(r"\(?([A-Z])[.):]\s*(.*)", re.DOTALL)
-# Full matches only: a second tag, or text beside the tag, stays in the text and then matches no option.
-ANSWER_TAG = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
 LETTER_ALONE = re.compile(r"\(?([A-Z])\)?[.:]?")
 
 

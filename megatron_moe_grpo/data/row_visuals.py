@@ -1,6 +1,6 @@
 """Which pictures and videos a row shows, in the order in which its question shows them.
 
-* `image`: a path, or a list of paths; `images`: a list of paths;
+* `image`: a picture, or a list of pictures; `images`: a list of pictures; each a path, or bytes (`embedded_image.py`);
 * `video`: the path of a video file, or the list of paths of ONE video's frames; `videos`: a list of such.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from megatron_moe_grpo.data.embedded_image import locate_image
 from megatron_moe_grpo.data.options import IMAGE_TAG, VIDEO_TAG
 from megatron_moe_grpo.data.row_place import RowPlace, shown
 from megatron_moe_grpo.data.row_texts import as_texts
@@ -30,7 +31,7 @@ def read_row_visuals(
     Without any tag the visuals come before the question, images before videos.  Files are located, not opened.
     Raises DataError: both spellings of a field, wrong types, too many, a bad path, tags that are not as many as files.
     """
-    images = [_image(text, image_root, place) for text in _image_texts(raw, place)]
+    images = [VisualFiles((locate_image(value, image_root, place),)) for value in _image_values(raw, place)]
     videos = [_video(texts, image_root, place) for texts in _video_texts(raw, place)]
     tags = TAG.findall(problem)
     if not tags:
@@ -39,10 +40,6 @@ def read_row_visuals(
     _refuse_wrong_number(VIDEO_TAG, tags.count(VIDEO_TAG), len(videos), place)
     of_kind = {IMAGE_TAG: iter(images), VIDEO_TAG: iter(videos)}
     return tuple(next(of_kind[tag]) for tag in tags)
-
-
-def _image(text: str, image_root: Path, place: RowPlace) -> VisualFiles:
-    return VisualFiles((resolve_visual_path(text, image_root, place, "image"),))
 
 
 def _video(texts: list[str], image_root: Path, place: RowPlace) -> VisualFiles:
@@ -61,12 +58,12 @@ def _refuse_wrong_number(tag: str, num_tags: int, num_files: int, place: RowPlac
         )
 
 
-def _image_texts(raw: Mapping[str, Any], place: RowPlace) -> list[str]:
+def _image_values(raw: Mapping[str, Any], place: RowPlace) -> list[Any]:
     key = _given_key(raw, "image", place)
     if key is None:
         return []
     value = raw[key]
-    return _few(as_texts([value] if isinstance(value, str) else value, key, place), key, place)
+    return _few(value if isinstance(value, list) else [value], key, place)
 
 
 def _video_texts(raw: Mapping[str, Any], place: RowPlace) -> list[list[str]]:

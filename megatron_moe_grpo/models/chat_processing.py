@@ -41,9 +41,13 @@ class ChatProcessing:
         message = {"role": "user", "content": message_content("\n".join((problem, *options)), visuals)}
         return self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
 
-    def answer_ids(self, letter: str) -> list[int]:
-        """Token ids of a whole answer: the letter and the end of turn."""
-        return [*self.tokenizer.encode(letter, add_special_tokens=False), self.eos_token_id]
+    def answer_ids(self, text: str) -> list[int]:
+        """Token ids of a whole answer: its text and the end of turn.  Raises DataError: a special token typed as text.
+
+        `<image>` and `<video>` stand for no visual in an answer, so where they are special tokens they are refused too.
+        """
+        self._refuse_typed([text], "the solution and the rationale")
+        return [*self.tokenizer.encode(text, add_special_tokens=False), self.eos_token_id]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids without special tokens, exactly as it was before encoding."""
@@ -66,13 +70,16 @@ class ChatProcessing:
     def _refuse_special_tokens(self, texts: Sequence[str]) -> None:
         # The tags are ours and leave the text before it is encoded, though InternVL's `<video>` is also a token.
         plain = [VISUAL_TAG.sub("", text) for text in texts]
-        typed = sorted({token for token in self.special_tokens for text in plain if token in text})
+        self._refuse_typed(plain, "the problem, the options and the prompt template")
+
+    def _refuse_typed(self, texts: Sequence[str], where: str) -> None:
+        typed = sorted({token for token in self.special_tokens for text in texts if token in text})
         if typed:
             raise DataError(
                 "Special tokens typed as text.",
                 got=", ".join(typed),
-                expected="plain text, with <image> or <video> where a visual goes",
-                remedy="remove them from the problem and the options",
+                expected="plain text, with <image> or <video> where the question shows a visual",
+                remedy=f"remove them from {where}",
             )
 
 

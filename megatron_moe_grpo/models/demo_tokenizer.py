@@ -1,6 +1,7 @@
 """A small but real tokenizer for the tiny models: any text survives it, and the demo's questions come out short."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -9,6 +10,10 @@ from transformers import PreTrainedTokenizerFast
 # to carry the letter over), newlines, other digits and option marks stand alone, and what lies between may merge, so a
 # whole question costs one or three. A bare answer letter stays a byte-level token of its own.
 SPLIT_PATTERN = r"\n[A-D]\. \p{N}(?!\p{N})|\n|\p{N}|[A-Z]\. "
+
+Vocabulary = Literal["digits", "drawn"]
+"""`digits`: the demo's phrases, below; `drawn`: the words of the counting and geometry questions (drawn_tokenizer.py)
+and of no others."""
 
 CELLS = ("top-left", "top-right", "bottom-left", "bottom-right")
 QUESTIONS = (
@@ -58,6 +63,17 @@ def train_demo_tokenizer(
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
+    return as_stock_tokenizer(tokenizer, special_tokens, chat_template, named_tokens, model_max_length)
+
+
+def as_stock_tokenizer(
+    tokenizer: Tokenizer,
+    special_tokens: Sequence[str],
+    chat_template: str,
+    named_tokens: Mapping[str, str],
+    model_max_length: int,
+) -> PreTrainedTokenizerFast:
+    """The tokenizer as transformers saves it: the first special token pads, the second one ends a turn."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=special_tokens[0],

@@ -29,8 +29,8 @@ class Processing(Protocol):
     def encode(self, problem: str, options: tuple[str, ...], visuals: Sequence[VisualSize]) -> list[int]:
         """Prompt token ids, visuals expanded.  Raises DataError: special tokens in the text, tags that do not fit."""
 
-    def answer_ids(self, letter: str) -> list[int]:
-        """Token ids of a whole answer: the letter and the end of turn."""
+    def answer_ids(self, text: str) -> list[int]:
+        """Token ids of a whole answer: its text and the end of turn.  Raises DataError: special tokens in it."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids without special tokens."""

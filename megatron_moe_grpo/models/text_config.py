@@ -14,10 +14,12 @@ from megatron_moe_grpo.models.config_values import (
     require_value,
 )
 
-MOE_TEXT_MODELS = ("qwen3_moe", "qwen2_vl_moe_text")
-QKV_BIAS_TEXT_MODELS = ("qwen2", "qwen2_vl_text", "qwen2_vl_moe_text")
+MOE_TEXT_MODELS = ("qwen2_moe", "qwen3_moe", "qwen2_vl_moe_text")
+QKV_BIAS_TEXT_MODELS = ("qwen2", "qwen2_moe", "qwen2_vl_text", "qwen2_vl_moe_text")
 QK_NORM_TEXT_MODELS = ("qwen3", "qwen3_moe")
-TEXT_MODELS = ("llama", "qwen2", "qwen2_vl_text", "qwen2_vl_moe_text", "qwen3", "qwen3_moe")
+# Beside their routed experts they have a shared one, which must have no width.
+SHARED_EXPERT_TEXT_MODELS = ("qwen2_moe",)
+TEXT_MODELS = ("llama", "qwen2", "qwen2_moe", "qwen2_vl_text", "qwen2_vl_moe_text", "qwen3", "qwen3_moe")
 
 
 def read_decoder_sizes(text: Mapping[str, Any], ties_embeddings: bool) -> DecoderSizes:
@@ -35,6 +37,7 @@ def read_decoder_sizes(text: Mapping[str, Any], ties_embeddings: bool) -> Decode
     require_one_of(text, "attention_bias", (False,), default=False)
     require_one_of(text, "mlp_bias", (False,), default=False)
     require_one_of(text, "use_sliding_window", (False,), default=False)
+    _refuse_shared_expert(text)
     model_type, rope = text["model_type"], _rope(text)
     num_heads = require_size(text, "num_attention_heads")
     sizes = DecoderSizes(
@@ -60,6 +63,28 @@ def read_decoder_sizes(text: Mapping[str, Any], ties_embeddings: bool) -> Decode
             got=f"{sizes.num_heads} query heads, {sizes.num_kv_heads} key-value heads",
         )
     return sizes
+
+
+def has_empty_shared_expert(text: Mapping[str, Any]) -> bool:
+    """True where each routed layer has the weights of a shared expert of no width, and its gate, on disk.
+
+    Args:
+        text: a text config that `read_decoder_sizes` takes.
+    """
+    return text["model_type"] in SHARED_EXPERT_TEXT_MODELS
+
+
+def _refuse_shared_expert(text: Mapping[str, Any]) -> None:
+    """A Qwen2-MoE is what we read only without its shared expert; absent, the width means transformers' 5632."""
+    if not has_empty_shared_expert(text):
+        return
+    if not is_whole(text.get("shared_expert_intermediate_size"), 0, 0):
+        raise ConfigError(
+            "The model has a shared expert, which every token uses unrouted; only routed experts are supported.",
+            got=f"shared_expert_intermediate_size: {text.get('shared_expert_intermediate_size')!r}",
+            expected="shared_expert_intermediate_size: 0",
+        )
+    require_one_of(text, "qkv_bias", (True,), default=True)
 
 
 def _head_dim(text: Mapping[str, Any], num_heads: int) -> int:

@@ -1,32 +1,35 @@
-"""Which weight of a Qwen2, Qwen3, Qwen3-MoE or Llama decoder becomes which weight of Megatron's GPTModel.
+"""Which weight of a Qwen2, Qwen2-MoE, Qwen3, Qwen3-MoE or Llama decoder becomes which weight of Megatron's GPTModel.
 
 Hugging Face side: `{prefix}layers.N.*`, as all of them are written to disk.  Megatron side: a `GPTModel` built from the
 local layer spec, with `SequentialMLP` experts, under `language_model.*`.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from megatron_moe_grpo.config.decoder_sizes import DecoderSizes
-from megatron_moe_grpo.conversion import Concat, FuseQKV, Op, Rename, Rule
+from megatron_moe_grpo.conversion import Concat, FuseQKV, Op, Rename, Rule, ZeroRule
 from megatron_moe_grpo.conversion.ops import Shape
 from megatron_moe_grpo.models.weight_map_parts import Shapes
 
 MEGATRON_PREFIX = "language_model."
 
 
-def text_rules(sizes: DecoderSizes, prefix: str, lm_head: str) -> list[Rule]:
+def text_rules(sizes: DecoderSizes, prefix: str, lm_head: str, has_empty_shared_expert: bool = False) -> list[Rule]:
     """The rules of a language model, embeddings first, then layer by layer.
 
     Args:
         prefix: what stands before `embed_tokens`, `layers` and `norm` on disk, e.g. `model.`.
         lm_head: key of the output layer on disk; not used where embeddings are tied.
+        has_empty_shared_expert: as `text_config.has_empty_shared_expert` says.
     """
     table, norm = (sizes.vocab_size, sizes.hidden_size), (sizes.hidden_size,)
     rules = [_rename(f"{prefix}embed_tokens.weight", table, "embedding.word_embeddings.weight")]
     for layer in range(sizes.num_layers):
-        for rule in _layer_rules(sizes, layer):
+        for rule in _layer_rules(sizes, layer, has_empty_shared_expert):
             sources = {f"{prefix}layers.{layer}.{key}": shape for key, shape in rule.sources.items()}
-            rules.append(Rule(rule.op, sources, f"{MEGATRON_PREFIX}decoder.layers.{layer}.{rule.target}", rule.repeat))
+            target = f"{MEGATRON_PREFIX}decoder.layers.{layer}.{rule.target}"
+            rules.append(replace(rule, sources=sources, target=target))
     rules.append(_rename(f"{prefix}norm.weight", norm, "decoder.final_layernorm.weight"))
     if not sizes.ties_embeddings:
         rules.append(_rename(lm_head, table, "output_layer.weight"))
@@ -37,10 +40,15 @@ def _rename(key: str, shape: Shape, target: str) -> Rule:
     return Rule(Rename(), {key: shape}, MEGATRON_PREFIX + target)
 
 
-def _layer_rules(sizes: DecoderSizes, layer: int) -> Iterator[Rule]:
+def _layer_rules(sizes: DecoderSizes, layer: int, has_empty_shared_expert: bool) -> Iterator[Rule]:
     """One layer, both names without the layer's prefix."""
     yield from _attention_rules(sizes)
-    yield from _expert_rules(sizes) if layer in sizes.moe_layers else _dense_rules(sizes)
+    if layer not in sizes.moe_layers:
+        yield from _dense_rules(sizes)
+        return
+    yield from _expert_rules(sizes)
+    if has_empty_shared_expert:
+        yield _empty_shared_expert_rule(sizes)
 
 
 def _attention_rules(sizes: DecoderSizes) -> Iterator[Rule]:
@@ -72,6 +80,14 @@ def _expert_rules(sizes: DecoderSizes) -> Iterator[Rule]:
     experts, inner = {"expert": sizes.num_experts}, (sizes.expert_ffn_size, sizes.hidden_size)
     yield Rule(Rename(), {"mlp.gate.weight": (sizes.num_experts, sizes.hidden_size)}, "mlp.router.weight")
     yield from _feed_forward_rules("mlp.experts.{expert}", "mlp.experts.local_experts.{expert}", inner, experts)
+
+
+def _empty_shared_expert_rule(sizes: DecoderSizes) -> Rule:
+    """Three weights without values, and the gate of an output that is always zero."""
+    width = sizes.hidden_size
+    empty: Shapes = {f"mlp.shared_expert.{part}_proj.weight": (0, width) for part in ("gate", "up")}
+    gate: Shapes = {"mlp.shared_expert_gate.weight": (1, width)}
+    return ZeroRule(empty | {"mlp.shared_expert.down_proj.weight": (width, 0)} | gate, "mlp.shared_experts")
 
 
 def _feed_forward_rules(source: str, target: str, inner: Shape, repeat: Mapping[str, int]) -> Iterator[Rule]:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from megatron_moe_grpo.config.decoder_sizes import DecoderSizes
-from megatron_moe_grpo.conversion import Converter, MemorySource, TensorSource, read_all
+from megatron_moe_grpo.conversion import Converter, MemorySource, TensorSource, ZeroPadded, read_all
 from megatron_moe_grpo.errors import ConfigError
 from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.models.upcycle_settings import UpcycleSettings
@@ -32,7 +32,8 @@ def upcycle(
     moe_config = upcycled_config(hf_config, settings)
     # Reads nothing, but names every key that is missing, misshapen or unknown.
     Converter(family_of(hf_config).weight_map(hf_config)).to_megatron(dense)
-    return UpcycledSource(dense, settings), moe_config
+    moe_map = Converter(family_of(moe_config).weight_map(moe_config))
+    return ZeroPadded(UpcycledSource(dense, settings), moe_map.zero_shapes), moe_config
 
 
 def upcycle_state(
@@ -47,8 +48,8 @@ def upcycled_config(hf_config: Mapping[str, Any], settings: UpcycleSettings) -> 
     """The `config.json` dict of the upcycled model.
 
     Raises:
-        ConfigError: the model has experts already, its family has no class for it with experts, a layer to upcycle
-            does not exist, or the granularity does not divide the feed-forward.
+        ConfigError: the model has experts already, a layer to upcycle does not exist, or the granularity does not
+            divide the feed-forward.
     """
     expert_keys = _expert_keys(_dense_sizes(hf_config), settings)
     return family_of(hf_config).upcycled_config(hf_config, expert_keys)

@@ -1,18 +1,19 @@
 """The rollout loop: prompts in, groups of (tokens, routing trace, log-probs, rewards) out.  MoE-GRPO 3.3."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from megatron_moe_grpo.config.schema import RunConfig
+from megatron_moe_grpo.losses.overlong import overlong_penalty
 from megatron_moe_grpo.mcore.decoding import decoding_mode
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.mcore.routing_context import SelectionPolicy
 from megatron_moe_grpo.models.processing import Processing
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
-from megatron_moe_grpo.rewards.reward import Reward
+from megatron_moe_grpo.rewards.judge import Judgement, Question
 from megatron_moe_grpo.rollout.decode import DecodeSettings, decode
 from megatron_moe_grpo.rollout.prompts import EncodedRow, padded_positions, prepare_prompts
 from megatron_moe_grpo.rollout.records import Responses, RolloutBatch
@@ -26,6 +27,8 @@ class StepRows:
     rows: Sequence[EncodedRow]
     first_stream: int
     """Rollout id of the step's first rollout; ids are never used twice in a run."""
+    places: Sequence[int] | None = None
+    """Only these of the rank's slice are rolled out, equally many on every rank; None: all of them."""
 
     def share(self, layout: ParallelLayout) -> tuple[Sequence[EncodedRow], int]:
         """This rank's rows and the index of its first one."""
@@ -39,20 +42,26 @@ def collect_rollouts(
     step_rows: StepRows,
     processing: Processing,
     settings: DecodeSettings,
-    reward: Reward,
+    judge: Callable[[str, Question], Judgement],
     group_size: int,
     prompts_per_forward: int,
     blank_images: bool = False,
+    overlong_tokens: int = 0,
 ) -> RolloutBatch:
     """Decodes and judges G responses to each of this rank's prompts; all ranks call it together.
 
     The vision tower sees each picture once, whatever G; every rollout routes its own prompt.
+    `overlong_tokens`: DAPO's soft punishment of length is part of the reward (`overlong_penalty`).
     """
     rows, first = step_rows.share(layout)
+    places = range(len(rows)) if step_rows.places is None else step_rows.places
+    rows = [rows[place] for place in places]
     num_positions = padded_positions(step_rows.rows, settings.max_new_tokens - 1, layout.tensor_size)
     prompts = prepare_prompts(rows, num_positions, processing, blank_images)
     device = settings.suppressed_token_ids.device
-    stream_B = step_rows.first_stream + first * group_size + torch.arange(len(rows) * group_size, device=device)
+    place_P1 = torch.tensor(places, device=device)[:, None]
+    stream_B = ((first + place_P1) * group_size + torch.arange(group_size, device=device)).flatten()
+    stream_B = step_rows.first_stream + stream_B
     parts = []
     with decoding_mode(model):
         for start in range(0, len(rows), prompts_per_forward):
@@ -65,11 +74,12 @@ def collect_rollouts(
             parts.append(decode(model, layout, batch.repeated(group_size), streams, settings, features_FD))
     responses = Responses.cat(parts)
     texts = _texts(responses, processing)
-    rewards = [
-        reward(text, rows[index // group_size].row.solution, rows[index // group_size].row.options)
-        for index, text in enumerate(texts)
-    ]
-    return RolloutBatch(prompts, responses, texts, torch.tensor(rewards, device=device), group_size, stream_B)
+    judgements = [judge(text, rows[index // group_size].row) for index, text in enumerate(texts)]
+    reward_B = torch.tensor([judgement.reward for judgement in judgements], device=device)
+    reward_B = reward_B + overlong_penalty(
+        responses.is_response_BT.sum(dim=1), settings.max_new_tokens, overlong_tokens
+    )
+    return RolloutBatch(prompts, responses, texts, judgements, reward_B, group_size, stream_B)
 
 
 def rollout_settings(config: RunConfig, processing: Processing, is_allowed_L2N: Tensor | None) -> DecodeSettings:
@@ -82,6 +92,7 @@ def rollout_settings(config: RunConfig, processing: Processing, is_allowed_L2N: 
         end_token_id=processing.eos_token_id,
         suppressed_token_ids=torch.tensor(processing.suppressed_token_ids, device=device),
         token_temperature=config.rollout.token_temperature,
+        token_top_p=config.rollout.token_top_p,
         explores_prompt=routing.explore == "all",
         is_allowed_L2N=is_allowed_L2N,
     )
@@ -106,6 +117,8 @@ def selection_policy(config: RunConfig) -> SelectionPolicy:
         noise_std=routing.noise_std,
         temperature=routing.temperature,
         seed=config.seed,
+        assignment=routing.assignment,
+        sinkhorn_iterations=routing.sinkhorn_iterations,
     )
 
 

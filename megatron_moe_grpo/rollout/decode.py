@@ -20,11 +20,9 @@ from megatron_moe_grpo.mcore.stochastic_router import route_with
 from megatron_moe_grpo.models.token_batch import TokenBatch
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
 from megatron_moe_grpo.rollout.records import Responses, RoutingCounts
-from megatron_moe_grpo.routing.selection import gumbel_noise
+from megatron_moe_grpo.rollout.token_sampling import choose_tokens
 from megatron_moe_grpo.routing.trace import RouteMode, RoutingTrace
 
-TOKEN_LAYER = -1
-"""Counter-based noise of token sampling: below every MoE layer's number, so the two never share a draw."""
 STEPS_TOGETHER = 32
 """Decode steps whose selection noise is drawn, and whose records are worked out, in one go: more of them save no more
 time, and their router logits must be kept."""
@@ -42,6 +40,7 @@ class DecodeSettings:
     suppressed_token_ids: Tensor
     """Never produced (image placeholders and the like); log-probs are still those of the full vocabulary."""
     token_temperature: float = 0.0
+    token_top_p: float = 1.0
     explores_prompt: bool = True
     """False: sample experts only where a response token is produced."""
     is_allowed_L2N: Tensor | None = None
@@ -93,14 +92,10 @@ def decode(
 
 
 def _choose_tokens(logits_BV: Tensor, batch: TokenBatch, stream_B: Tensor, settings: DecodeSettings) -> Tensor:
-    """Greedy at temperature 0, else one draw from softmax(logits / temperature) by the Gumbel-max rule."""
     allowed_BV = logits_BV.index_fill(1, settings.suppressed_token_ids, float("-inf"))
-    if settings.token_temperature == 0.0:
-        return allowed_BV.argmax(dim=-1)
-    layer_L = torch.tensor([TOKEN_LAYER], device=stream_B.device)
     next_position_B1 = batch.position_BS[:, -1:] + 1
-    noise = gumbel_noise(settings.policy.seed, stream_B, layer_L, next_position_B1, logits_BV.shape[1])
-    return (allowed_BV / settings.token_temperature + noise[0, :, 0]).argmax(dim=-1)
+    seed, temperature = settings.policy.seed, settings.token_temperature
+    return choose_tokens(allowed_BV, stream_B, next_position_B1, seed, temperature, settings.token_top_p)
 
 
 def _all_closed(is_open_B: Tensor, layout: ParallelLayout) -> bool:

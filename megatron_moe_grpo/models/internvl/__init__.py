@@ -1,4 +1,4 @@
-"""InternVL: InternViT vision tower, pixel-shuffle projector, Qwen2, Qwen3 or Qwen3-MoE language model."""
+"""InternVL: InternViT vision tower, pixel-shuffle projector, Qwen2 or Qwen3 language model, dense or with experts."""
 
 from megatron_moe_grpo.models.internvl.config import InternVLArchitecture, VisionSizes
 

@@ -22,6 +22,11 @@ def is_chat_layout(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == CHAT_MODEL_TYPE
 
 
+def text_section(config: Mapping[str, Any]) -> str:
+    """The key under which a config of either layout describes its language model."""
+    return "llm_config" if is_chat_layout(config) else "text_config"
+
+
 def native_config(config: Mapping[str, Any], vocabulary: Mapping[str, int] | None = None) -> dict[str, Any]:
     """The InternVLConfig dict of the same model.
 

@@ -10,7 +10,7 @@ from megatron_moe_grpo.models.config_values import require_one_of, require_size,
 from megatron_moe_grpo.models.internvl.chat_config import is_chat_layout, native_config, shuffle_factor
 from megatron_moe_grpo.models.text_config import read_decoder_sizes
 
-TEXT_MODELS = ("qwen2", "qwen3", "qwen3_moe")
+TEXT_MODELS = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 VISION_NORMS = ("layer_norm", "rms_norm")
 
 

@@ -17,7 +17,7 @@ from megatron_moe_grpo.models.vlm import VisionLanguageModel
 
 
 class InternVLModel(VisionLanguageModel):
-    """InternVL3 / 3.5 with a Qwen2, Qwen3 or Qwen3-MoE language model."""
+    """InternVL3 / 3.5 with a Qwen2 or Qwen3 language model, dense or with experts."""
 
     def __init__(
         self,

@@ -1,13 +1,17 @@
-"""The `config.json` of an upcycled InternVL, in either layout: Qwen3 becomes Qwen3-MoE."""
+"""The `config.json` of an upcycled InternVL, in either layout: Qwen3 becomes Qwen3-MoE, Qwen2 becomes Qwen2-MoE.
+
+Qwen2-MoE is the stock class with InternVL3's biased projections.  It has a shared expert, too: one of no width, whose
+output is zero whatever its gate says.
+"""
 
 import copy
 from collections.abc import Mapping
 from typing import Any
 
-from megatron_moe_grpo.errors import ConfigError
-from megatron_moe_grpo.models.internvl.chat_config import is_chat_layout
+from megatron_moe_grpo.models.internvl.chat_config import text_section
 
-# Qwen3-only keys, which describe sliding attention that is switched off.
+MODEL_CLASSES = {"qwen3_moe": "Qwen3MoeForCausalLM", "qwen2_moe": "Qwen2MoeForCausalLM"}
+# Describe sliding attention that is switched off.
 DROPPED_TEXT_KEYS = ("layer_types", "max_window_layers")
 
 
@@ -15,25 +19,22 @@ def upcycled_config(hf_config: Mapping[str, Any], expert_keys: Mapping[str, Any]
     """The `config.json` dict of the model with experts, in the layout of `hf_config`.
 
     Args:
-        hf_config: of a dense InternVL.
+        hf_config: of a dense InternVL that this package reads.
         expert_keys: `num_experts`, `num_experts_per_tok`, `moe_intermediate_size`, `norm_topk_prob` and
             `mlp_only_layers`, as the text config shall hold them.
-    Raises:
-        ConfigError: the text model is not Qwen3.
     """
     config = copy.deepcopy(dict(hf_config))
-    section = "llm_config" if is_chat_layout(config) else "text_config"
-    text = config[section]
-    if text["model_type"] != "qwen3":
-        raise ConfigError(
-            "An InternVL with this text model cannot be upcycled.",
-            got=f"{section}.model_type: {text['model_type']}",
-            expected="qwen3",
-            remedy="upcycle an InternVL3.5: its text model is Qwen3; InternVL3's is Qwen2.5, with biased projections",
-        )
+    text = config[text_section(config)]
+    model_type = f"{text['model_type']}_moe"
+    assert model_type in MODEL_CLASSES, "experts are upcycled once"
     for key in DROPPED_TEXT_KEYS:
         text.pop(key, None)
-    text |= {"model_type": "qwen3_moe", "decoder_sparse_step": 1, **expert_keys}
+    text |= {"model_type": model_type, "decoder_sparse_step": 1, **expert_keys}
+    if model_type == "qwen2_moe":
+        text |= {"shared_expert_intermediate_size": 0, "qkv_bias": True}
+        # Qwen2 takes null for hidden_size / num_attention_heads; Qwen2-MoE multiplies by it.
+        if text.get("head_dim") is None:
+            text.pop("head_dim", None)
     if "architectures" in text:
-        text["architectures"] = ["Qwen3MoeForCausalLM"]
+        text["architectures"] = [MODEL_CLASSES[model_type]]
     return config

@@ -15,6 +15,7 @@ from transformers import (
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from megatron_moe_grpo.errors import ConfigError
+from megatron_moe_grpo.models.demo_tokenizer import Vocabulary
 from megatron_moe_grpo.models.internvl.tiny_tokenizer import tiny_tokenizer
 
 DOWNSAMPLE_RATIO = 0.5
@@ -50,7 +51,9 @@ class TinySizes:
         return int((self.image_size // self.patch_size * DOWNSAMPLE_RATIO) ** 2)
 
 
-def build_tiny_internvl(folder: Path, sizes: TinySizes, seed: int) -> InternVLForConditionalGeneration:
+def build_tiny_internvl(
+    folder: Path, sizes: TinySizes, seed: int, vocabulary: Vocabulary = "digits"
+) -> InternVLForConditionalGeneration:
     """Writes config, seeded fp32 weights, tokenizer with chat template, and processor files to `folder`.
 
     Raises:
@@ -62,7 +65,7 @@ def build_tiny_internvl(folder: Path, sizes: TinySizes, seed: int) -> InternVLFo
         raise ConfigError(
             "The picture must divide into 2 x 2 patches.", got=f"{sizes.image_size} px, patch {sizes.patch_size} px"
         )
-    tokenizer = tiny_tokenizer(model_max_length=sizes.max_positions)
+    tokenizer = tiny_tokenizer(model_max_length=sizes.max_positions, vocabulary=vocabulary)
     torch.manual_seed(seed)
     model = InternVLForConditionalGeneration(_model_config(sizes, tokenizer))
     # transformers starts these at zero: the tower could not tell positions apart until they have grown.

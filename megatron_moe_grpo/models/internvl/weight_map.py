@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from megatron_moe_grpo.conversion import Rule
-from megatron_moe_grpo.models.internvl.chat_config import is_chat_layout
+from megatron_moe_grpo.models.internvl.chat_config import is_chat_layout, text_section
 from megatron_moe_grpo.models.internvl.chat_weight_map import original_rules
 from megatron_moe_grpo.models.internvl.config import InternVLArchitecture, VisionSizes
+from megatron_moe_grpo.models.text_config import has_empty_shared_expert
 from megatron_moe_grpo.models.text_weight_map import text_rules
 from megatron_moe_grpo.models.weight_map_parts import Shapes, affine, mapped_architecture, renames
 
@@ -28,7 +29,12 @@ def weight_map(hf_config: Mapping[str, Any]) -> list[Rule]:
     vision_rules = [*_vision_rules(architecture.vision), *_projector_rules(architecture)]
     return [
         *(original_rules(vision_rules) if is_chat_layout(hf_config) else vision_rules),
-        *text_rules(architecture.text, prefix="language_model.model.", lm_head="language_model.lm_head.weight"),
+        *text_rules(
+            architecture.text,
+            prefix="language_model.model.",
+            lm_head="language_model.lm_head.weight",
+            has_empty_shared_expert=has_empty_shared_expert(hf_config[text_section(hf_config)]),
+        ),
     ]
 
 

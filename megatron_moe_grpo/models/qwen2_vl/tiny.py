@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForCondi
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from megatron_moe_grpo.errors import ConfigError
+from megatron_moe_grpo.models.demo_tokenizer import Vocabulary
 from megatron_moe_grpo.models.qwen2_vl.tiny_tokenizer import tiny_tokenizer
 
 VOCAB_MULTIPLE = 8
@@ -49,7 +50,7 @@ class TinySizes:
 
 
 def build_tiny_qwen2_vl(
-    folder: Path, sizes: TinySizes, seed: int, ties_embeddings: bool = False
+    folder: Path, sizes: TinySizes, seed: int, ties_embeddings: bool = False, vocabulary: Vocabulary = "digits"
 ) -> Qwen2VLForConditionalGeneration:
     """Writes config, seeded fp32 weights, tokenizer with chat template, and processor files to `folder`.
 
@@ -65,7 +66,7 @@ def build_tiny_qwen2_vl(
             f"vision_hidden_size {sizes.vision_hidden_size} / {sizes.vision_heads} heads",
             expected="an even head size, and one that 4 divides in the vision tower",
         )
-    tokenizer = tiny_tokenizer(model_max_length=sizes.max_positions)
+    tokenizer = tiny_tokenizer(model_max_length=sizes.max_positions, vocabulary=vocabulary)
     torch.manual_seed(seed)
     model = Qwen2VLForConditionalGeneration(_model_config(sizes, tokenizer, ties_embeddings))
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=sizes.embedding_std)

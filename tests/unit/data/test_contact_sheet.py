@@ -49,6 +49,13 @@ def test_draw_contact_sheet_lays_the_frames_of_a_video_in_a_grid(tmp_path: Path)
     assert is_red.sum() == 8 * 48 * 48
 
 
+def test_draw_contact_sheet_writes_open_answers() -> None:
+    questions = [Row("open", "How long?", (), solution, "geometry", ()) for solution in ("12", "13")]
+    twelve, thirteen = (np.asarray(draw_contact_sheet([row])) for row in questions)
+    assert twelve.shape == thirteen.shape
+    assert (twelve != thirteen).any()
+
+
 def test_draw_contact_sheet_grows_with_the_question() -> None:
     short = draw_contact_sheet([_row("a", ())])
     long = draw_contact_sheet([_row("a", (), problem="a long question " * 20)])

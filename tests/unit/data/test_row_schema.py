@@ -60,6 +60,32 @@ def test_parse_row_takes_null_as_absent(image_root: Path, change: dict[str, Any]
     assert found[field] == expected
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"options": None, "solution": "4"}, ((), "4", None)),
+        ({"options": [], "solution": "<answer> 3*pi </answer>"}, ((), "3*pi", None)),
+        ({"options": [], "solution": "4", "rationale": " 2+2 "}, ((), "4", "2+2")),
+        ({"options": [], "solution": "4", "process": "<think>2+2</think>"}, ((), "4", "2+2")),
+        ({"options": [], "solution": "4", "thinking": "<think>\n2+2\n</think>"}, ((), "4", "2+2")),
+        ({"options": [], "solution": "4", "rationale": " "}, ((), "4", None)),
+        ({"options": [], "solution": "<think>2+2</think>\n<answer>4</answer>"}, ((), "4", "2+2")),
+        ({"solution": "<think>so</think><answer>B</answer>"}, (("A. 3", "B. 4"), "B", "so")),
+    ],
+)
+def test_parse_row_reads_open_answers_and_rationales(
+    image_root: Path, change: dict[str, Any], expected: tuple[tuple[str, ...], str, str | None]
+) -> None:
+    row = parse_row(GOOD | change, 7, "rows.jsonl", image_root)
+    assert (row.options, row.solution, row.rationale) == expected
+
+
+def test_parse_row_takes_option_lines_of_an_open_question_unless_told_that_there_are_none(image_root: Path) -> None:
+    lines = GOOD | {"problem": "Which?\nA. cat\nB. dog", "options": None}
+    assert parse_row(lines, 7, "rows.jsonl", image_root).options == ("A. cat", "B. dog")
+    assert parse_row(lines | {"options": []}, 7, "rows.jsonl", image_root).problem == "Which?\nA. cat\nB. dog"
+
+
 BAD_ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("solution", {"solution": None}, "no solution"),
     ("solution", {"solution": None, "answer": "B"}, '"answer" is not read'),
@@ -68,8 +94,18 @@ BAD_ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("solution", {"solution": "5"}, "none of the options"),
     ("solution", {"solution": 1}, "wrong type"),
     ("solution", {"solution": ["B"]}, "wrong type"),
-    ("options", {"options": None}, "no options"),
-    ("options", {"options": []}, "not 2 to 26"),
+    ("options", {"options": None, "problem_type": None}, "no options"),
+    ("options", {"options": None, "problem_type": "Multiple_choice"}, "no options"),
+    ("options", {"options": [], "problem_type": None}, "not 2 to 26"),
+    ("options", {"options": ["3"]}, "not 2 to 26"),
+    ("solution", {"options": [], "solution": "<answer> </answer>"}, "empty"),
+    ("solution", {"options": [], "solution": "so <answer>4</answer>"}, "tags that do not enclose"),
+    ("solution", {"options": [], "solution": "<answer>4</answer><answer>5</answer>"}, "tags that do not enclose"),
+    ("solution", {"options": [], "solution": 4}, "wrong type"),
+    ("rationale", {"rationale": 3}, "wrong type"),
+    ("rationale", {"rationale": "<think>a</think> b"}, "tags inside the reasoning"),
+    ("process", {"rationale": "a", "process": "b"}, "given twice"),
+    ("rationale", {"rationale": "a", "solution": "<think>b</think><answer>B</answer>"}, "given twice"),
     ("options", {"options": ["3", "3"]}, "the same"),
     ("options", {"options": "['3', '4']"}, "wrong type"),
     ("options", {"options": [3, 4]}, "wrong type"),

@@ -31,6 +31,7 @@ def _shown(raw: dict[str, Any], root: Path, problem: str = "Which?") -> list[str
     [
         ({}, []),
         ({"image": "1.png"}, ["1.png"]),
+        ({"image": {"bytes": None, "path": "1.png"}}, ["1.png"]),
         ({"image": ["2.png", "1.png"]}, ["2.png", "1.png"]),
         ({"images": []}, []),
         ({"images": ["2.png", "1.png", "2.png"]}, ["2.png", "1.png", "2.png"]),
@@ -93,7 +94,8 @@ def test_read_row_visuals_refuses_another_number_of_tags(
     ("field", "raw", "message"),
     [
         ("image", {"image": 3}, "wrong type"),
-        ("image", {"image": {"bytes": None, "path": "1.png"}}, "wrong type"),
+        ("image", {"image": {"bytes": None, "path": None}}, "wrong type"),
+        ("image", {"image": "half \ud800"}, "surrogate"),
         ("image", {"image": [None]}, "wrong type"),
         ("images", {"images": "1.png", "image": "1.png"}, "beside image"),
         ("images", {"images": NINE}, "too many images"),

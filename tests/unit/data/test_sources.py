@@ -145,7 +145,8 @@ def test_rows_to_dataset_round_trips_through_save_to_disk_offline(
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     two_images = _line("c", image=["1.png", "1.png"], solution="3", problem_type="count")
-    lines = [_line("a"), _line("b", image=None), two_images]
+    open_answer = _line("d", options=[], problem_type="counting", solution="7", rationale="3+4")
+    lines = [_line("a"), _line("b", image=None), two_images, open_answer]
     loaded = _load(folder, lines)
     table = rows_to_dataset(loaded.rows, folder)
     assert table.features == FEATURES
@@ -192,11 +193,19 @@ def test_load_rows_names_the_row_of_a_saved_dataset(folder: Path) -> None:
         load_rows(folder / "saved", image_root=folder)
 
 
-def test_load_rows_refuses_pictures_stored_inside_a_saved_dataset(folder: Path) -> None:
-    table = datasets.Dataset.from_list([_raw("a", image=str(folder / "broken.png"))])  # decoding it would raise OSError
+def test_load_rows_names_the_row_of_a_damaged_picture_inside_a_saved_dataset(folder: Path) -> None:
+    table = datasets.Dataset.from_list([_raw("a", image={"bytes": b"\x89PNG", "path": None})])
     table.cast_column("image", datasets.Image()).save_to_disk(str(folder / "saved"))
-    with pytest.raises(DataError, match=r"field 'image': wrong type"):
+    with pytest.raises(
+        DataError, match=r"saved:1 \(id 'a'\), field 'image': the image inside the row cannot be decoded"
+    ):
         load_rows(folder / "saved", image_root=folder)
+
+
+def test_load_rows_lists_the_known_layouts_where_columns_are_of_none(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"rows.jsonl:1, field 'row': columns of no known layout") as caught:
+        _load(folder, [b'{"text": "hello"}'])
+    assert all(name in str(caught.value) for name in ("OneThinker", "LLaVA", "R1-V", "verl", "ms-swift", "MMBench"))
 
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "."])

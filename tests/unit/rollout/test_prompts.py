@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from megatron_moe_grpo.config.schema import DataConfig
-from megatron_moe_grpo.data.visuals import Visual
+from megatron_moe_grpo.config.schema import DataConfig, RewardConfig
+from megatron_moe_grpo.data.visuals import Visual, VisualSize
 from megatron_moe_grpo.errors import ConfigError, DataError
 from megatron_moe_grpo.models.internvl.processing import InternVLProcessing
 from megatron_moe_grpo.models.internvl.tiny import TinySizes, build_tiny_internvl
+from megatron_moe_grpo.rewards.judge import Judge
 from megatron_moe_grpo.rollout.prompts import (
     EncodedRow,
     check_positions,
@@ -112,6 +113,59 @@ def test_encode_rows_ends_the_answer_with_the_end_of_turn(folder: Path, processi
     assert processing.tokenizer.decode(encoded.prompt_ids).endswith("assistant\n")
 
 
+def test_encode_rows_with_the_plain_template_is_the_question_with_its_options(
+    folder: Path, processing: InternVLProcessing
+) -> None:
+    (encoded,) = checked(folder, processing, {"image": "0.png", "problem": "a <image>\n which?"})
+    sizes = [VisualSize(16, 16)]
+    assert list(encoded.prompt_ids) == processing.encode(encoded.row.problem, encoded.row.options, sizes)
+
+
+def test_encode_rows_puts_the_question_into_the_template(folder: Path, processing: InternVLProcessing) -> None:
+    path = write(folder, {"image": "0.png"}, {"image": "0.png", "problem": "Is <image> it?"})
+    data = DataConfig(train=path, prompt_template="Look. {question} Why?")
+    rows = check_rows(path, data, processing).rows
+    for encoded, question in zip(
+        encode_rows(rows, processing, prompts=data.prompt_template), ("Which?", "Is {} it?"), strict=True
+    ):
+        text = processing.tokenizer.decode(encoded.prompt_ids)
+        picture = "<img>" + "<IMG_CONTEXT>" * processing.num_image_tokens + "</img>\n"
+        expected = f"Look. {question}\nA. 1\nB. 2 Why?"
+        expected = expected.format(picture) if "{}" in question else picture + expected
+        assert text == f"<|im_start|>user\n{expected}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_encode_rows_teaches_the_answer_template(folder: Path, processing: InternVLProcessing) -> None:
+    template = "<think>{rationale}</think><answer>{option}</answer>"
+    path = write(folder, {"rationale": "so"}, {})
+    data = DataConfig(train=path, answer_template=template)
+    with pytest.raises(DataError, match=r"rows.jsonl:2 \(id 'row-1'\), field 'row': the row has no rationale"):
+        check_rows(path, data, processing)
+    loaded = check_rows(path, data.model_copy(update={"on_bad_row": "skip"}), processing)
+    (encoded,) = encode_rows(loaded.rows, processing, answers=template)
+    assert processing.decode(encoded.answer_ids) == "<think>so</think><answer>B. 2</answer>"
+    assert encoded.answer_ids[-1] == processing.eos_token_id
+    untaught = check_rows(path, data, processing, is_taught=False).rows
+    assert [row.answer_ids for row in encode_rows(untaught, processing, answers=None)] == [(), ()]
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<IMG_CONTEXT>", "<video>"])
+def test_check_rows_refuses_special_tokens_in_answers(token: str, folder: Path, processing: InternVLProcessing) -> None:
+    path = write(folder, {"options": [], "problem_type": "open-ended", "solution": f"a {token}"})
+    with pytest.raises(DataError, match="Special tokens typed as text") as caught:
+        check_rows(path, DataConfig(train=path), processing)
+    assert "the solution and the rationale" in str(caught.value)
+
+
+def test_check_rows_asks_the_judge(folder: Path, processing: InternVLProcessing) -> None:
+    path = write(folder, {}, {"options": [], "problem_type": "riddle", "solution": "time"})
+    with pytest.raises(DataError, match=r"rows.jsonl:2 \(id 'row-1'\).*riddle"):
+        check_rows(path, DataConfig(train=path), processing, Judge(RewardConfig()))
+    judge = Judge(RewardConfig(by_problem_type={"riddle": "text_match"}))
+    assert len(check_rows(path, DataConfig(train=path), processing, judge).rows) == 2
+    assert len(check_rows(path, DataConfig(train=path), processing).rows) == 2
+
+
 def test_prepare_prompts_keeps_each_picture_with_its_prompt(folder: Path, processing: InternVLProcessing) -> None:
     rows = checked(folder, processing, {"image": "1.png"}, {}, {"images": ["2.png", "0.png"]})
     num_positions = padded_positions(rows, 0, 1)
@@ -153,3 +207,12 @@ def test_check_positions_counts_the_longest_answer_too(folder: Path, processing:
     check_positions(rows, max_new_tokens=4, max_positions=longest + 4)
     with pytest.raises(ConfigError, match=rf"row row-1: {longest} prompt tokens and 5 new ones"):
         check_positions(rows, max_new_tokens=5, max_positions=longest + 4)
+
+
+def test_check_positions_counts_taught_answers(folder: Path, processing: InternVLProcessing) -> None:
+    short, long = checked(folder, processing, {}, {})
+    long = EncodedRow(long.row, short.prompt_ids, (1,) * 9)
+    num_prompt = len(short.prompt_ids)
+    check_positions([short, long], max_new_tokens=2, max_positions=num_prompt + 9)
+    with pytest.raises(ConfigError, match="row row-1: .* 9 new ones"):
+        check_positions([short, long], max_new_tokens=2, max_positions=num_prompt + 8)

@@ -1,0 +1,1 @@
+"""How others name a row's columns, turned into the names of `data/schema.py`."""
