@@ -102,7 +102,7 @@ def recipe(start: TinyStart, method: str, output_dir: Path, name: str = "run") -
         "logging": {"wandb": "disabled", "examples": 2},
     }  # fmt: skip
     if method == "moe_grpo":
-        values["rollout"] = {"group_size": 4, "token_temperature": 1.0}
+        values["rollout"] = {"group_size": 4, "token_temperature": 1.0, "extra_rounds": 1}
         values["training"]["updates_per_rollout"] = 2
     return values
 

@@ -1,6 +1,6 @@
 """Whole MoE-GRPO steps of ours on the benchmark's shapes: what train_grpo does in a step, without its log."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,9 @@ from megatron_moe_grpo.models.build import build_model
 from megatron_moe_grpo.models.convert import load_megatron_state
 from megatron_moe_grpo.models.hf_folder import read_hf_config
 from megatron_moe_grpo.models.registry import family_of
+from megatron_moe_grpo.rewards.judge import Judgement, Question
 from megatron_moe_grpo.rollout import collect, decode
-from megatron_moe_grpo.rollout.collect import StepRows, collect_rollouts, rollout_settings, selection_policy
+from megatron_moe_grpo.rollout.collect import StepRows, collect_rollouts, rollout_settings
 from megatron_moe_grpo.rollout.decode import DecodeSettings
 from megatron_moe_grpo.rollout.prompts import encode_rows
 from megatron_moe_grpo.rollout.records import RoutingCounts
@@ -49,14 +50,7 @@ class GrpoProgram:
         self.processing = family_of(read_hf_config(folder)).processing.from_folder(folder)
         self.rows = encode_rows(make_rows(pictures), self.processing)
         self.trainable = _trainable(folder, self.config, total_steps)
-        self.settings = UpdateSettings(
-            losses=self.config.losses,
-            policy=selection_policy(self.config),
-            explores_prompt=True,
-            micro_batch_prompts=1,
-            has_recompute=False,
-            trusts_rollout_logprobs=True,
-        )
+        self.settings = UpdateSettings.of(self.config)
         sizes = router_sizes(self.trainable.module.config)
         self.counts = ModalityCounts(sizes.num_layers, sizes.num_experts, self.config.routing.guidance_decay)
         self.num_steps = 0
@@ -94,9 +88,10 @@ class GrpoProgram:
         return routing_metrics(counts.top_k_L2N, counts.entropy_sum_L, counts.num_tokens)
 
 
-def share_of_even_letters(response: str, row_solution: str, options: Sequence[str]) -> float:
+def share_of_even_letters(response: str, question: Question) -> Judgement:
     """A cheap reward that differs between any two responses of an untrained model."""
-    return sum(ord(letter) % 2 == 0 for letter in response) / max(1, len(response))
+    reward = sum(ord(letter) % 2 == 0 for letter in response) / max(1, len(response))
+    return Judgement(reward, accuracy=reward, format=0.0)
 
 
 @contextmanager

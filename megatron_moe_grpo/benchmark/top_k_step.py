@@ -123,7 +123,7 @@ def _top_k_update(
 ) -> RoutingContext:
     """The update's context with the same two losses; nobody counted selections, so load balancing assumes even ones."""
     losses = settings.losses
-    weight_BS = gate_position_weights(batch.is_target_BS, sizes.num_layers) / constants.num_sequences
+    weight_BS = gate_position_weights(batch.is_target_BS, sizes.num_layers) / constants.totals.num_sequences
     return RoutingContext(
         mode=RouteMode.TOP_K,
         is_real_BS=batch.tokens.is_real_BS,
@@ -131,7 +131,7 @@ def _top_k_update(
         sizes=sizes,
         policy=settings.policy,
         is_allowed_L2N=is_allowed_L2N,
-        gate=GateTerm(None, batch.advantage_B, weight_BS, losses.clip_epsilon, losses.gate_coefficient),
+        gate=GateTerm(None, batch.advantage_B, weight_BS, settings.objective.gate, losses.gate_coefficient),
         balance=BalanceTerm(
             torch.full((sizes.num_layers, sizes.num_experts), 1 / sizes.num_experts),
             batch.tokens.is_real_BS.float() / constants.num_tokens,

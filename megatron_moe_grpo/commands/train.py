@@ -1,4 +1,4 @@
-"""`train CONFIG [--set a.b=c ...]`: supervised or MoE-GRPO training, by `method`."""
+"""`train CONFIG [--set a.b=c ...]`: supervised training, MoE-GRPO or GRPO, by `method`; `--dry-run` only checks."""
 
 import argparse
 
@@ -16,12 +16,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override one setting, e.g. --set parallel.expert=1",
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check recipe, model sizes, layout and every row; train nothing"
+    )
+    parser.add_argument("--world-size", type=int, help="with --dry-run: processes to plan for (default: the fewest)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Loads the recipe before torch, so that a mistyped key costs no start-up time."""
     config = load_config(arguments.config, arguments.overrides)
-    if config.method == "sft":
+    if arguments.dry_run:
+        from megatron_moe_grpo.training.dry_run import dry_run
+
+        print(dry_run(config, arguments.world_size))
+    elif config.method == "sft":
         from megatron_moe_grpo.training.train_sft import train_sft
 
         train_sft(config)

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from megatron_moe_grpo.config.schema import RewardConfig
 from megatron_moe_grpo.conversion.manifest import NAME as MANIFEST
 from megatron_moe_grpo.conversion.manifest import verify_manifest
 from megatron_moe_grpo.conversion.safetensors_folder import SafetensorsFolder
+from megatron_moe_grpo.data.prompt_templates import prompt_template, question_text
 from megatron_moe_grpo.data.schema import Row
 from megatron_moe_grpo.data.sources import load_rows
 from megatron_moe_grpo.data.visuals import VIDEO_FRAMES, Visual, blanked, read_visual
@@ -21,7 +23,7 @@ from megatron_moe_grpo.models.hf_folder import read_hf_config
 from megatron_moe_grpo.models.processing import Processing
 from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.models.token_batch import pad_prompts
-from megatron_moe_grpo.rewards.multiple_choice import multiple_choice_reward
+from megatron_moe_grpo.rewards.judge import Judge
 
 
 def evaluate_hf_folder(
@@ -33,6 +35,8 @@ def evaluate_hf_folder(
     blank_images: bool = False,
     image_root: Path | None = None,
     video_frames: int = VIDEO_FRAMES,
+    prompts: str = "plain",
+    reward: RewardConfig | None = None,
 ) -> list[ExampleRecord]:
     """Greedy answers of the family's transformers class to every row, in file order.
 
@@ -40,13 +44,15 @@ def evaluate_hf_folder(
 
     Args:
         folder: Hugging Face folder: config, safetensors, tokenizer, image processor's settings.
-        rows_file: JSONL file of rows.
+        rows_file: rows, in any format that training reads.
         max_new_tokens: longest answer, end of turn included.
         batch_size: rows answered together, padded on the left.
         blank_images: every picture becomes mid-grey, as in training's own evaluation: the control that shows what the
             questions alone give away.
         image_root: folder that image paths start from; None: the folder of `rows_file`.
         video_frames: frames of a video that are shown, at most (`data.video_frames` of a training run).
+        prompts: `data.prompt_template` of the training run.
+        reward: how answers are judged; None: the defaults.
     Raises:
         ConfigError: an incomplete folder.  ConversionError: no safetensors, or an adapter.  CheckpointError: the folder
             has a manifest and is not what it says.  DataError: the first bad row.
@@ -57,7 +63,8 @@ def evaluate_hf_folder(
     if (folder / MANIFEST).is_file():
         verify_manifest(folder)
     processing = family.processing.from_folder(folder)
-    rows = load_rows(rows_file, image_root, video_frames=video_frames).rows
+    judge, template = Judge(reward or RewardConfig()), prompt_template(prompts)
+    rows = load_rows(rows_file, image_root, known_problem=judge.problem_with, video_frames=video_frames).rows
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = family.huggingface_class().from_pretrained(
         folder, dtype="auto", local_files_only=True, use_safetensors=True
@@ -69,8 +76,9 @@ def evaluate_hf_folder(
         visuals = [[read_visual(files, video_frames) for files in row.visuals] for row in batch]
         if blank_images:
             visuals = [[blanked(visual) for visual in of_row] for of_row in visuals]
-        responses = _greedy_responses(model, processing, batch, visuals, max_new_tokens)
-        records.extend(_record(row, response) for row, response in zip(batch, responses, strict=True))
+        texts = [question_text(template, row) for row in batch]
+        responses = _greedy_responses(model, processing, texts, visuals, max_new_tokens)
+        records.extend(_record(row, response, judge) for row, response in zip(batch, responses, strict=True))
     return records
 
 
@@ -78,13 +86,13 @@ def evaluate_hf_folder(
 def _greedy_responses(
     model: PreTrainedModel,
     processing: Processing,
-    rows: Sequence[Row],
+    questions: Sequence[str],
     visuals: Sequence[Sequence[Visual]],
     max_new_tokens: int,
 ) -> list[str]:
     prompts = [
-        processing.encode(row.problem, row.options, [visual.size for visual in of_row])
-        for row, of_row in zip(rows, visuals, strict=True)
+        processing.encode(question, (), [visual.size for visual in of_row])
+        for question, of_row in zip(questions, visuals, strict=True)
     ]
     inputs = [processing.visual_inputs(of_row) for of_row in visuals]
     batch = pad_prompts(prompts, inputs, processing.vision_token_ids, processing.pad_token_id).to(model.device)
@@ -103,6 +111,5 @@ def _in_precision(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str,
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
 
 
-def _record(row: Row, response: str) -> ExampleRecord:
-    is_correct = multiple_choice_reward(response, row.solution, row.options) == 1.0
-    return ExampleRecord(row.id, row.problem_type, response, is_correct)
+def _record(row: Row, response: str, judge: Judge) -> ExampleRecord:
+    return ExampleRecord(row.id, row.problem_type, response, judge(response, row).is_correct)

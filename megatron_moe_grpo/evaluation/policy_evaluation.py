@@ -11,7 +11,7 @@ from megatron_moe_grpo.evaluation.expert_analysis import utilisation_entropy_nat
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.models.processing import Processing
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
-from megatron_moe_grpo.rewards.reward import Reward
+from megatron_moe_grpo.rewards.judge import Judge
 from megatron_moe_grpo.rollout.collect import StepRows, collect_rollouts
 from megatron_moe_grpo.rollout.decode import DecodeSettings
 from megatron_moe_grpo.rollout.prompts import EncodedRow
@@ -49,7 +49,7 @@ def evaluate_policy(
     rows: Sequence[EncodedRow],
     processing: Processing,
     settings: DecodeSettings,
-    reward: Reward,
+    judge: Judge,
     prompts_per_forward: int,
     blank_images: bool = False,
 ) -> PolicyEvaluation:
@@ -62,11 +62,11 @@ def evaluate_policy(
         num_fillers = -len(of_type) % layout.data_size
         step_rows = StepRows([*of_type, *of_type[:1] * num_fillers], first_stream=0)
         answers = collect_rollouts(
-            model, layout, step_rows, processing, settings, reward, 1, prompts_per_forward, blank_images
+            model, layout, step_rows, processing, settings, judge, 1, prompts_per_forward, blank_images
         )
-        share = [(text, value) for text, value in zip(answers.texts, answers.reward_B.tolist(), strict=True)]
-        for row, (text, value) in zip(of_type, _gather(share, layout), strict=False):
-            records.append(ExampleRecord(row.row.id, problem_type, text, value > 0))
+        share = list(zip(answers.texts, answers.judgements, strict=True))
+        for row, (text, judgement) in zip(of_type, _gather(share, layout), strict=False):
+            records.append(ExampleRecord(row.row.id, problem_type, text, judgement.is_correct))
         if answers.responses.counts is not None:
             counts_LN = layout.sum_over_data(answers.responses.counts.top_k_L2N.sum(dim=1))
             counts_by_type[problem_type] = counts_LN.tolist()

@@ -1,4 +1,4 @@
-"""Megatron's forward-backward schedule over micro-batches, with or without pipeline stages.
+"""Megatron's forward-backward schedule over micro-batches, with or without pipeline stages, and its forward half.
 
 Scaling, derived once: a micro-batch's loss is a mean over its own sequences.  Megatron divides it by the number of
 micro-batches and its data-parallel wrapper averages over data ranks, so with equal micro-batches the step's gradient is
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
+import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 from torch.nn import Module
@@ -50,3 +51,36 @@ def forward_backward(
         micro_batch_size=num_sequences,
         forward_only=False,
     )
+
+
+def forward_only(
+    model: Module,
+    micro_batches: Sequence[MicroBatch],
+    forward: Callable[[Module, MicroBatch], Tensor],
+    num_positions: int,
+    num_sequences: int,
+) -> list[Tensor]:
+    """The model's output for every micro-batch, without gradient; empty on all but the last pipeline stage.
+
+    Arguments as for `forward_backward`.
+    """
+
+    def forward_step(batches: Iterator[MicroBatch], module: Module) -> tuple[Tensor, Callable]:
+        return forward(module, next(batches)), _keep_output
+
+    with torch.no_grad():
+        kept = get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iter(micro_batches),
+            model=[model],
+            num_microbatches=len(micro_batches),
+            seq_length=num_positions,
+            micro_batch_size=num_sequences,
+            forward_only=True,
+        )
+    return [output["output"] for output in kept]
+
+
+def _keep_output(output: Tensor) -> tuple[Tensor, Metrics]:
+    """In the place of a loss: Megatron hands back the second value of each micro-batch."""
+    return output.new_zeros(()), {"output": output.detach()}

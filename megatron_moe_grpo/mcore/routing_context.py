@@ -6,11 +6,13 @@ routers recorded; no global list is involved, so two models can route in one pro
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from megatron_moe_grpo.config.schema import Guidance, Likelihood
+from megatron_moe_grpo.losses.surrogate import Surrogate
 from megatron_moe_grpo.losses.term import LossTerm
 from megatron_moe_grpo.mcore.moe_layers import RouterSizes
 from megatron_moe_grpo.routing.selection import gaussian_noise, gumbel_noise, gumbel_top_k, noisy_top_k, top_k
@@ -26,6 +28,8 @@ class SelectionPolicy:
     noise_std: float = 1.0
     temperature: float = 1.0
     seed: int = 0
+    assignment: Literal["policy", "expert_choice", "sinkhorn"] = "policy"
+    sinkhorn_iterations: int = 8
 
     def noise_LBSN(self, stream_B: Tensor, position_BS: Tensor, sizes: RouterSizes) -> Tensor:
         """Selection noise of all layers: a few tensor operations a forward, not a layer."""
@@ -43,7 +47,7 @@ class GateTerm:
     advantage_B: Tensor
     weight_BS: Tensor
     """`gate_position_weights` divided by the sequences of the global batch."""
-    epsilon: float
+    surrogate: Surrogate
     scale: float
     """Coefficient of the loss times what Megatron's averaging divides by (see forward_backward.py)."""
 
@@ -64,6 +68,16 @@ class BalanceTerm:
     deterministic top-K, and P is the router's own softmax.  f and P of different laws reward what f never counts."""
 
 
+@dataclass(frozen=True)
+class RouterZTerm:
+    """Router z-loss of one micro-batch."""
+
+    weight_BS: Tensor
+    """Adds up to 1 over the tokens of the global batch."""
+    scale: float
+    """Coefficient of the loss times what Megatron's averaging divides by."""
+
+
 @dataclass(frozen=True, eq=False)
 class LayerRecord:
     """What one router did: detached, in its own token order.  `routing_records.py` reads it."""
@@ -72,6 +86,7 @@ class LayerRecord:
     policy_logits_MN: Tensor
     """Under guidance mask and temperature: what the selection was made from."""
     experts_MK: Tensor
+    """[M, 0] under Expert Choice, where the number of a token's experts is not fixed."""
 
 
 @dataclass
@@ -104,14 +119,23 @@ class RoutingContext:
     micro_batch: int = 0
     gate: GateTerm | None = None
     balance: BalanceTerm | None = None
+    router_z: RouterZTerm | None = None
     record_by_layer: dict[int, LayerRecord] = field(default_factory=dict)
     """Of this pipeline stage, in the order of the forward pass: first layer first.  Empty where all its layers are
     dense."""
     gate_by_layer: dict[int, LossTerm] = field(default_factory=dict)
     balance_loss_by_layer: dict[int, Tensor] = field(default_factory=dict)
+    router_z_loss_by_layer: dict[int, Tensor] = field(default_factory=dict)
+    num_without_expert_by_layer: dict[int, Tensor] = field(default_factory=dict)
+    """Under Expert Choice: real tokens that no expert took, whose MoE output is 0."""
     position_slice: slice = field(default_factory=lambda: slice(None))
     """Positions of this rank in what the routers recorded: a part of the sequence under sequence parallelism."""
     _noise_LMN: Tensor | None = None
+
+    @property
+    def assignment(self) -> str:
+        """Who chooses in this forward: `policy.assignment` where experts are sampled, each token elsewhere."""
+        return self.policy.assignment if self.mode is RouteMode.SAMPLE else "policy"
 
     def to_local(self, tensor_BS: Tensor) -> Tensor:
         """[B, S, ...] of the whole sequence -> this rank's tokens [M, ...] in Megatron's order."""

@@ -20,11 +20,14 @@ from torch import Tensor
 from megatron_moe_grpo.errors import TraceError
 from megatron_moe_grpo.losses.gate_grpo import gate_grpo_layer_loss
 from megatron_moe_grpo.losses.load_balancing import load_balancing_loss
+from megatron_moe_grpo.losses.router_z import router_z_loss
 from megatron_moe_grpo.losses.term import LossTerm
 from megatron_moe_grpo.mcore.moe_layers import moe_layers
 from megatron_moe_grpo.mcore.routing_context import LayerRecord, RoutingContext
+from megatron_moe_grpo.routing.expert_choice import expert_choice, expert_choice_weights
 from megatron_moe_grpo.routing.likelihood import selection_logprob
-from megatron_moe_grpo.routing.selection import combination_weights, count_selections, top_k
+from megatron_moe_grpo.routing.selection import combination_weights, top_k
+from megatron_moe_grpo.routing.sinkhorn import sinkhorn_top_k
 from megatron_moe_grpo.routing.trace import RouteMode
 
 
@@ -58,16 +61,13 @@ class StochasticRouter(TopKRouter):
             context.position_slice = slice(start, start + input.shape[0])
         logits_MN = self.gating(input).reshape(-1, self.num_experts)
         policy_logits_MN = self._policy_logits(logits_MN, context)
-        experts_MK = self._select(logits_MN, policy_logits_MN, context)
-        weights_MK = combination_weights(logits_MN, experts_MK, renormalise=not self.config.moe_router_pre_softmax)
-        probs_MN = torch.zeros_like(logits_MN).scatter(1, experts_MK, weights_MK)
-        routing_map_MN = torch.zeros_like(logits_MN, dtype=torch.bool).scatter(1, experts_MK, True)
+        experts_MK, probs_MN, routing_map_MN = self._route(logits_MN, policy_logits_MN, context)
         if context.ledger is not None:
             context.ledger.record(context.micro_batch, self.layer, is_recompute=is_recomputation)
         if not is_recomputation:
             context.record_by_layer[self.layer] = LayerRecord(logits_MN.detach(), policy_logits_MN.detach(), experts_MK)
         if self.training and torch.is_grad_enabled():
-            probs_MN = self._attach_losses(probs_MN, logits_MN, policy_logits_MN, experts_MK, context)
+            probs_MN = self._attach_losses(probs_MN, logits_MN, policy_logits_MN, experts_MK, routing_map_MN, context)
         return probs_MN, routing_map_MN
 
     def _claim_context(self) -> tuple[RoutingContext | None, bool]:
@@ -91,7 +91,28 @@ class StochasticRouter(TopKRouter):
             logits_MN = logits_MN.masked_fill(is_closed_MN, float("-inf"))
         return logits_MN / context.policy.temperature if context.policy.temperature != 1.0 else logits_MN
 
+    def _route(
+        self, logits_MN: Tensor, policy_logits_MN: Tensor, context: RoutingContext
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Chosen experts [M, K], combination weights [M, N] and their map [M, N]."""
+        renormalise = not self.config.moe_router_pre_softmax
+        if context.assignment == "expert_choice":
+            is_real_M = context.to_local(context.is_real_BS)
+            routing_map_MN = expert_choice(policy_logits_MN, is_real_M, self.topk)
+            num_without = (is_real_M & ~routing_map_MN.any(dim=1)).sum()
+            context.num_without_expert_by_layer[self.layer] = num_without
+            probs_MN = expert_choice_weights(logits_MN, routing_map_MN, renormalise=renormalise)
+            return logits_MN.new_zeros(len(logits_MN), 0, dtype=torch.int64), probs_MN, routing_map_MN
+        experts_MK = self._select(logits_MN, policy_logits_MN, context)
+        weights_MK = combination_weights(logits_MN, experts_MK, renormalise=renormalise)
+        probs_MN = torch.zeros_like(logits_MN).scatter(1, experts_MK, weights_MK)
+        routing_map_MN = torch.zeros_like(logits_MN, dtype=torch.bool).scatter(1, experts_MK, True)
+        return experts_MK, probs_MN, routing_map_MN
+
     def _select(self, logits_MN: Tensor, policy_logits_MN: Tensor, context: RoutingContext) -> Tensor:
+        if context.assignment == "sinkhorn":
+            is_real_M = context.to_local(context.is_real_BS)
+            return sinkhorn_top_k(policy_logits_MN, is_real_M, context.policy.sinkhorn_iterations, self.topk)
         if context.mode is RouteMode.REPLAY:
             return context.replayed_MK(self.layer)
         if context.mode is RouteMode.TOP_K:
@@ -111,6 +132,7 @@ class StochasticRouter(TopKRouter):
         logits_MN: Tensor,
         policy_logits_MN: Tensor,
         experts_MK: Tensor,
+        routing_map_MN: Tensor,
         context: RoutingContext,
     ) -> Tensor:
         """Hangs this layer's loss terms on `probs`: the only way in that survives recomputation and pipeline stages."""
@@ -118,7 +140,10 @@ class StochasticRouter(TopKRouter):
             probs_MN = MoEAuxLossAutoScaler.apply(probs_MN, self._gate_loss(policy_logits_MN, experts_MK, context))
         if context.balance is not None:
             counted_logits_MN = policy_logits_MN if context.balance.counts_sampled else logits_MN
-            probs_MN = MoEAuxLossAutoScaler.apply(probs_MN, self._balance_loss(counted_logits_MN, experts_MK, context))
+            balance_loss = self._balance_loss(counted_logits_MN, routing_map_MN, context)
+            probs_MN = MoEAuxLossAutoScaler.apply(probs_MN, balance_loss)
+        if context.router_z is not None:
+            probs_MN = MoEAuxLossAutoScaler.apply(probs_MN, self._router_z_loss(logits_MN, context))
         return probs_MN
 
     def _gate_loss(self, policy_logits_MN: Tensor, experts_MK: Tensor, context: RoutingContext) -> Tensor:
@@ -131,26 +156,36 @@ class StochasticRouter(TopKRouter):
         weight_M = context.to_local(gate.weight_BS)
         advantage_M = context.to_local(gate.advantage_B[:, None].expand_as(gate.weight_BS))
         term = gate_grpo_layer_loss(
-            logprob_M[:, None], old_logprob_M[:, None], advantage_M, weight_M[:, None], gate.epsilon
+            logprob_M[:, None], old_logprob_M[:, None], advantage_M, weight_M[:, None], gate.surrogate
         )
         context.gate_by_layer[self.layer] = LossTerm(term.loss.detach(), term.metrics)
         return term.loss * gate.scale
 
-    def _balance_loss(self, counted_logits_MN: Tensor, experts_MK: Tensor, context: RoutingContext) -> Tensor:
+    def _balance_loss(self, counted_logits_MN: Tensor, routing_map_MN: Tensor, context: RoutingContext) -> Tensor:
         """This layer's Switch load-balancing loss; the logits are those of the law whose selections are counted."""
         balance = context.balance
         weight_M = context.to_local(balance.weight_BS)
         if balance.fraction_LN is None:
-            fraction_N = self._own_fractions(experts_MK, weight_M > 0)
+            counted_map_MN = routing_map_MN
+            if not balance.counts_sampled:
+                counted_experts_MK = top_k(counted_logits_MN, self.topk)
+                counted_map_MN = torch.zeros_like(routing_map_MN).scatter(1, counted_experts_MK, True)
+            fraction_N = self._own_fractions(counted_map_MN, weight_M > 0)
         else:
             fraction_N = balance.fraction_LN[self.layer]
         loss = load_balancing_loss(torch.softmax(counted_logits_MN, dim=-1), fraction_N, weight_M)
         context.balance_loss_by_layer[self.layer] = loss.detach()
         return loss * balance.scale
 
-    def _own_fractions(self, experts_MK: Tensor, is_counted_M: Tensor) -> Tensor:
+    def _router_z_loss(self, logits_MN: Tensor, context: RoutingContext) -> Tensor:
+        """This layer's z-loss."""
+        loss = router_z_loss(logits_MN, context.to_local(context.router_z.weight_BS))
+        context.router_z_loss_by_layer[self.layer] = loss.detach()
+        return loss * context.router_z.scale
+
+    def _own_fractions(self, routing_map_MN: Tensor, is_counted_M: Tensor) -> Tensor:
         """Shares of this micro-batch's selections, of whole sequences also where positions are split over ranks."""
-        count_N = count_selections(experts_MK, self.num_experts, is_counted_M)
+        count_N = (routing_map_MN & is_counted_M[:, None]).sum(0, dtype=torch.float64)
         if self.config.sequence_parallel:
             dist.all_reduce(count_N, group=self.tp_group)
         return (count_N / count_N.sum()).float()

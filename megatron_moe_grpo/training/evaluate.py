@@ -3,7 +3,6 @@
 from typing import Any
 
 from megatron_moe_grpo.evaluation.policy_evaluation import evaluate_policy
-from megatron_moe_grpo.rewards.reward import REWARDS
 from megatron_moe_grpo.rollout.collect import inference_settings, rollout_settings
 from megatron_moe_grpo.training.guidance import current_mask
 from megatron_moe_grpo.training.run import Run
@@ -17,10 +16,9 @@ def evaluate_run(run: Run, with_blank: bool) -> dict[str, Any]:
     training = rollout_settings(config, run.processing, current_mask(run))
     settings = inference_settings(training, config.routing.guidance_at_inference)
     batch = config.rollout.prompts_per_forward * config.rollout.group_size
-    reward = REWARDS["multiple_choice"]
     found, blank = (
         evaluate_policy(
-            run.model, run.layout, run.evaluation_rows, run.processing, settings, reward, batch, blank_images=is_blank
+            run.model, run.layout, run.evaluation_rows, run.processing, settings, run.judge, batch, is_blank
         )
         if with_blank or not is_blank
         else None

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from megatron_moe_grpo.config.schema import LossConfig
 from megatron_moe_grpo.losses.advantages import GroupAdvantages
+from megatron_moe_grpo.losses.kl_loss import KlTerm
 from megatron_moe_grpo.mcore.forward_backward import Metrics
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.mcore.routing_records import recorded_logprob_BSL
@@ -15,7 +16,11 @@ from megatron_moe_grpo.training.update_batch import UpdateBatch
 
 
 def update_metrics(
-    token_metrics: list[Metrics], batches: list[UpdateBatch], layout: ParallelLayout, losses: LossConfig
+    token_metrics: list[Metrics],
+    batches: list[UpdateBatch],
+    layout: ParallelLayout,
+    losses: LossConfig,
+    kl: KlTerm | None = None,
 ) -> dict[str, float]:
     """Losses and ratios of one update, summed over micro-batches, layers and ranks; gaps are the largest anywhere.
 
@@ -23,7 +28,7 @@ def update_metrics(
     """
     token = {
         name: _total([metrics[name] for metrics in token_metrics], layout, over_tensor=False)
-        for name in ("token_loss", "token_clip_fraction")
+        for name in ("token_loss", "token_clip_fraction", *(() if kl is None else ("kl_loss", "kl_mean")))
     }
     token_gap = _largest([metrics["token_logprob_gap_max"] for metrics in token_metrics], layout)
     values = token | {
@@ -31,6 +36,8 @@ def update_metrics(
         "rollout_train_logprob_gap": token_gap,
         "token_ratio_max_deviation": math.expm1(token_gap),
     }
+    if kl is not None:
+        values["loss"] += kl.beta * values["kl_loss"]
     contexts = [batch.context for batch in batches if batch.context is not None]
     if not contexts:
         return values
@@ -42,6 +49,10 @@ def update_metrics(
     balance_sum = _total(balances, layout)
     values["load_balancing_loss"] = balance_sum / contexts[0].sizes.num_layers
     values["loss"] += losses.gate_coefficient * values["gate_loss"] + losses.load_balancing_coefficient * balance_sum
+    if losses.router_z_coefficient > 0:
+        z_sum = _total([loss for context in contexts for loss in context.router_z_loss_by_layer.values()], layout)
+        values["router_z_loss"] = z_sum / contexts[0].sizes.num_layers
+        values["loss"] += losses.router_z_coefficient * z_sum
     gaps = [_selection_gap(batch) for batch in batches if batch.context.record_by_layer]
     values["rollout_train_selection_logprob_gap"] = _largest(gaps, layout)
     return values
@@ -50,19 +61,25 @@ def update_metrics(
 def rollout_metrics(rollouts: RolloutBatch, advantages: GroupAdvantages, layout: ParallelLayout) -> dict[str, float]:
     """Rewards, groups without signal, response lengths and routing of one step's rollouts, over all ranks."""
     reward_PG = rollouts.reward_B.view(-1, rollouts.group_size).double()
+    accuracy = sum(judgement.accuracy for judgement in rollouts.judgements) / rollouts.group_size
+    well_formed = sum(judgement.format for judgement in rollouts.judgements) / rollouts.group_size
     sums = torch.stack(
         (
             reward_PG.mean(dim=1).sum(),
             reward_PG.std(dim=1).sum() if rollouts.group_size > 1 else reward_PG.new_zeros(()),
             (~advantages.has_signal_P).sum(),
             rollouts.responses.is_response_BT.sum() / rollouts.group_size,
-            torch.tensor(float(len(reward_PG)), device=reward_PG.device),
+            *reward_PG.new_tensor([accuracy, well_formed, len(reward_PG)]),
         )
     ).double()
-    reward, deviation, without_signal, num_tokens, num_prompts = layout.sum_over_data(sums).tolist()
+    reward, deviation, without_signal, num_tokens, accuracy, well_formed, num_prompts = layout.sum_over_data(
+        sums
+    ).tolist()
     return {
         "reward_mean": reward / num_prompts,
         "reward_std": deviation / num_prompts,
+        "reward_accuracy_mean": accuracy / num_prompts,
+        "reward_format_mean": well_formed / num_prompts,
         "groups_without_signal": without_signal / num_prompts,
         "response_tokens_mean": num_tokens / num_prompts,
     }

@@ -24,10 +24,13 @@ from megatron_moe_grpo.mcore.parallel import ParallelLayout, on_main_rank, start
 from megatron_moe_grpo.models.build import build_model
 from megatron_moe_grpo.models.processing import Processing
 from megatron_moe_grpo.models.registry import family_of
+from megatron_moe_grpo.rewards.judge import Judge
 from megatron_moe_grpo.rollout.collect import StepRows
-from megatron_moe_grpo.rollout.prompts import EncodedRow, check_positions, check_rows, encode_rows
+from megatron_moe_grpo.rollout.prompts import EncodedRow, check_and_encode, check_positions
 from megatron_moe_grpo.routing.guidance import ModalityCounts
 from megatron_moe_grpo.training.console import StepProgress
+from megatron_moe_grpo.training.kl_control import KlControl
+from megatron_moe_grpo.training.reference import ReferencePolicy, load_reference
 from megatron_moe_grpo.training.run_folder import RunFolder, write_atomically
 from megatron_moe_grpo.training.run_log import RunLog, open_run_log
 
@@ -44,11 +47,15 @@ class Run:
     processing: Processing
     assets: Path
     trainable: TrainableModel
+    judge: Judge
     train_rows: list[EncodedRow]
     evaluation_rows: list[EncodedRow]
     order: BatchOrder
     counts: ModalityCounts | None
     """Running modality counts; None for a dense model."""
+    reference: ReferencePolicy | None
+    kl: KlControl | None
+    """Both None without a KL term."""
     first_step: int
     """Steps already done."""
 
@@ -72,6 +79,8 @@ class Run:
         state: dict[str, Any] = {"step": done, "seed": self.config.seed}
         if self.counts is not None:
             state["modality_counts"] = {name: tensor.tolist() for name, tensor in self.counts.state_dict().items()}
+        if self.kl is not None:
+            state["kl_beta"] = self.kl.state()
         folder = step_folder(self.folder.checkpoints, done)
         save_checkpoint(folder, self.model, self.assets, state, self.trainable)
         if self.layout.is_main:
@@ -89,7 +98,8 @@ def start_run(config: RunConfig) -> Run:
     check_data_parallel(config, layout.data_size)
     folder = on_main_rank(lambda: RunFolder.open(Path(config.output_dir) / config.name, dump_config(config)))
     processing = family.processing.from_folder(source / "assets")
-    train_rows, evaluation_rows = _load_rows(config, processing, folder)
+    judge = Judge(config.reward)
+    train_rows, evaluation_rows = _load_rows(config, processing, judge, folder)
     check_positions([*train_rows, *evaluation_rows], config.rollout.max_new_tokens, text.max_positions)
     model = build_model(hf_config, config.parallel, config.precision, layout.is_first_stage, layout.is_last_stage)
     freeze_parts(model, config.model.freeze)
@@ -97,7 +107,12 @@ def start_run(config: RunConfig) -> Run:
     trainable = make_trainable(model, config.optimizer, training.steps * training.updates_per_rollout)
     if text.num_experts is not None:
         counts = ModalityCounts(len(text.moe_layers), text.num_experts, config.routing.guidance_decay)
-    first_step = _load_weights(source, folder, trainable, counts)
+    has_kl = config.method != "sft" and config.kl.schedule != "none"
+    kl = KlControl(config.kl, training.steps) if has_kl else None
+    reference = load_reference(config, hf_config, model, layout) if has_kl else None
+    if reference is not None and layout.is_main:
+        print(f"reference policy: {reference.own_bytes / 1e6:,.1f} MB of its own on each process like this one")
+    first_step = _load_weights(source, folder, trainable, counts, kl)
     log = open_run_log(folder, config.name, config.model_dump(mode="json"), config.logging, is_writer=layout.is_main)
     log.truncate_after(first_step if first_step > 0 else -1)
     return Run(
@@ -109,10 +124,13 @@ def start_run(config: RunConfig) -> Run:
         processing=processing,
         assets=source / "assets",
         trainable=trainable,
+        judge=judge,
         train_rows=train_rows,
         evaluation_rows=evaluation_rows,
         order=BatchOrder(len(train_rows), training.prompts_per_step, config.seed),
         counts=counts,
+        reference=reference,
+        kl=kl,
         first_step=first_step,
     )
 
@@ -133,15 +151,20 @@ def _read_model_config(source: Path) -> dict[str, Any]:
 
 
 def _load_rows(
-    config: RunConfig, processing: Processing, folder: RunFolder
+    config: RunConfig, processing: Processing, judge: Judge, folder: RunFolder
 ) -> tuple[list[EncodedRow], list[EncodedRow]]:
     """Training and held-out rows, checked (every picture is decoded) and encoded on the main rank, shared with all."""
     paths = [path for path in (config.data.train, config.data.evaluation) if path is not None]
 
     def check() -> list[list[EncodedRow]]:
-        loaded = [check_rows(path, config.data, processing) for path in paths]
-        _list_bad_rows(folder, paths, loaded)
-        return [encode_rows(rows.rows, processing, config.data.video_frames) for rows in loaded]
+        # Held-out rows are asked, never taught: they need no rationale, whatever the answer template says.
+        is_taught = (config.method == "sft", False)
+        found = [
+            check_and_encode(path, config.data, processing, judge, taught)
+            for path, taught in zip(paths, is_taught, strict=False)
+        ]
+        _list_bad_rows(folder, paths, [loaded for loaded, _ in found])
+        return [encoded for _, encoded in found]
 
     train, *held_out = on_main_rank(check)
     return train, held_out[0] if held_out else []
@@ -160,7 +183,9 @@ def _list_bad_rows(folder: RunFolder, paths: list[str], loaded: list[LoadedRows]
         print(f"{len(lines)} bad rows skipped, listed in {folder.bad_rows}")
 
 
-def _load_weights(source: Path, folder: RunFolder, trainable: TrainableModel, counts: ModalityCounts | None) -> int:
+def _load_weights(
+    source: Path, folder: RunFolder, trainable: TrainableModel, counts: ModalityCounts | None, kl: KlControl | None
+) -> int:
     """Fills the model from the run's newest checkpoint, or from model.checkpoint; returns the steps done."""
     newest = on_main_rank(lambda: newest_checkpoint(folder.checkpoints))
     if newest is None:
@@ -171,4 +196,6 @@ def _load_weights(source: Path, folder: RunFolder, trainable: TrainableModel, co
     if counts is not None:
         saved = state["modality_counts"]
         counts.load_state_dict({name: torch.tensor(rows, dtype=torch.float64) for name, rows in saved.items()})
+    if kl is not None:
+        kl.restore(state["kl_beta"])
     return state["step"]

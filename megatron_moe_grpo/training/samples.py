@@ -2,8 +2,6 @@
 
 from itertools import combinations
 
-from torch import Tensor
-
 from megatron_moe_grpo.data.visuals import seen_paths
 from megatron_moe_grpo.rollout.records import RolloutBatch
 from megatron_moe_grpo.training.run import Run
@@ -28,15 +26,17 @@ def log_samples(run: Run, done: int, rollouts: RolloutBatch) -> None:
                 ],
                 "responses": rollouts.texts[group],
                 "rewards": rollouts.reward_B[group].tolist(),
-                "experts_differ": _share_that_differs(rollouts.responses.trace.experts_BSLK[group]),
+                "experts_differ": _share_that_differs(rollouts, group),
             }
         )
     run.log.write_samples(done, samples)
 
 
-def _share_that_differs(experts_GSLK: Tensor) -> float:
-    """Mean share of (position, layer) at which two rollouts of a group used different sets of experts."""
-    sets_GSLK = experts_GSLK.sort(dim=-1).values
+def _share_that_differs(rollouts: RolloutBatch, group: slice) -> float | None:
+    """Mean share of (position, layer) at which two rollouts of a group used different sets of experts; None: dense."""
+    if rollouts.responses.trace is None:
+        return None
+    sets_GSLK = rollouts.responses.trace.experts_BSLK[group].sort(dim=-1).values
     pairs = list(combinations(range(len(sets_GSLK)), 2))
     if not pairs:
         return 0.0

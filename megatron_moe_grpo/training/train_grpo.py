@@ -4,14 +4,16 @@ Deviations from the paper, and choices where it is silent, are listed in docs/me
 """
 
 import time
+from functools import partial
 
 from megatron_moe_grpo.config import RunConfig
 from megatron_moe_grpo.losses.advantages import group_advantages
 from megatron_moe_grpo.mcore.parallel import stop_parallel
-from megatron_moe_grpo.rewards.reward import REWARDS
-from megatron_moe_grpo.rollout.collect import collect_rollouts, rollout_settings, selection_policy
+from megatron_moe_grpo.rollout.collect import collect_rollouts, rollout_settings
+from megatron_moe_grpo.rollout.dynamic_sampling import FreshPrompts, fill_groups
 from megatron_moe_grpo.training.evaluate import evaluate_run
 from megatron_moe_grpo.training.guidance import count_routing, current_mask
+from megatron_moe_grpo.training.kl_term import held_to_reference, observe_kl
 from megatron_moe_grpo.training.metrics import rollout_metrics
 from megatron_moe_grpo.training.run import start_run
 from megatron_moe_grpo.training.samples import log_samples
@@ -23,36 +25,32 @@ from megatron_moe_grpo.training.update_batch import UpdateSettings
 def train_grpo(config: RunConfig) -> None:
     """Runs `config` to its last step, from wherever its folder stands."""
     run = start_run(config)
-    reward = REWARDS["multiple_choice"]
-    settings = UpdateSettings(
-        losses=config.losses,
-        policy=selection_policy(config),
-        explores_prompt=config.routing.explore == "all",
-        micro_batch_prompts=config.training.micro_batch_prompts,
-        has_recompute=config.parallel.recompute != "none",
-        trusts_rollout_logprobs=config.precision == "fp32",
-    )
+    settings, fresh = UpdateSettings.of(config), FreshPrompts.of(config, run.train_rows)
     watch = SignalWatch()
     if run.first_step == 0:
         run.log.write(0, evaluate_run(run, with_blank=True))
     for step in range(run.first_step, config.training.steps):
         started_s = time.perf_counter()
-        decoding = rollout_settings(config, run.processing, current_mask(run))
-        rollouts = collect_rollouts(
+        roll_out = partial(
+            collect_rollouts,
             run.model,
             run.layout,
-            run.step_rows(step),
-            run.processing,
-            decoding,
-            reward,
-            config.rollout.group_size,
-            config.rollout.prompts_per_forward,
+            processing=run.processing,
+            settings=rollout_settings(config, run.processing, current_mask(run)),
+            judge=run.judge,
+            group_size=config.rollout.group_size,
+            prompts_per_forward=config.rollout.prompts_per_forward,
+            overlong_tokens=config.rollout.overlong_tokens,
         )
+        rollouts, drawn = fill_groups(roll_out(run.step_rows(step)), fresh, step, roll_out, run.layout)
+        rollouts, kl = held_to_reference(run, rollouts, settings, step)
         rolled_out_s = time.perf_counter()
-        advantages = group_advantages(rollouts.reward_B, config.rollout.group_size)
-        metrics = rollout_metrics(rollouts, advantages, run.layout) | count_routing(run, rollouts.responses.counts)
+        advantages = group_advantages(rollouts.reward_B, rollouts.group_size, settings.objective.divides_by_std)
+        metrics = rollout_metrics(rollouts, advantages, run.layout) | drawn
+        metrics |= count_routing(run, rollouts.responses.counts)
         for _ in range(config.training.updates_per_rollout):
-            metrics |= update_policy(run.trainable, run.layout, rollouts, advantages.advantage_B, settings)
+            metrics |= update_policy(run.trainable, run.layout, rollouts, advantages.advantage_B, settings, kl)
+        metrics |= observe_kl(run, kl, metrics)
         updated_s = time.perf_counter()
         done = step + 1
         if run.is_due(config.training.evaluate_every, done):

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
+from megatron_moe_grpo.losses.kl_loss import KlTerm, kl_loss
 from megatron_moe_grpo.losses.token_grpo import token_grpo_loss
+from megatron_moe_grpo.losses.token_weights import token_weights
 from megatron_moe_grpo.mcore.forward_backward import Metrics, forward_backward
 from megatron_moe_grpo.mcore.moe_layers import router_sizes
 from megatron_moe_grpo.mcore.optimizer import TrainableModel
@@ -20,12 +22,14 @@ def update_policy(
     rollouts: RolloutBatch,
     advantage_B: Tensor,
     settings: UpdateSettings,
+    kl: KlTerm | None = None,
 ) -> dict[str, float]:
-    """One optimizer step on `rollouts`; returns metrics of all ranks.  Total loss: MoE-GRPO Eq. 6 + load balancing.
+    """One optimizer step on `rollouts`; returns metrics of all ranks.  Loss: MoE-GRPO Eq. 6 + load balancing + KL.
 
-    Gate-GRPO and load balancing are added inside the routers (StochasticRouter), Token-GRPO here.
+    Gate-GRPO and load balancing are added inside the routers (StochasticRouter), Token-GRPO and KL here.  `kl` needs
+    `rollouts.reference_logprob_BT`.
     """
-    metrics = accumulate_gradients(trainable, layout, rollouts, advantage_B, settings)
+    metrics = accumulate_gradients(trainable, layout, rollouts, advantage_B, settings, kl)
     gradient_norm, learning_rate = trainable.step()
     return metrics | {"grad_norm": gradient_norm, "learning_rate": learning_rate}
 
@@ -36,6 +40,7 @@ def accumulate_gradients(
     rollouts: RolloutBatch,
     advantage_B: Tensor,
     settings: UpdateSettings,
+    kl: KlTerm | None = None,
 ) -> dict[str, float]:
     """Forward and backward over all micro-batches, without the optimizer step."""
     module = trainable.module
@@ -49,33 +54,41 @@ def accumulate_gradients(
         return model(batch.tokens, labels_BS=batch.labels_BS)
 
     def loss(batch: UpdateBatch, nll_BS: Tensor) -> tuple[Tensor, Metrics]:
-        return _token_loss(batch, -nll_BS.float(), constants, settings)
+        return _output_loss(batch, -nll_BS.float(), constants, settings, kl)
 
     trainable.zero_gradients()
     num_sequences, num_positions = batches[0].tokens.token_ids_BS.shape
     token_metrics = forward_backward(trainable.wrapped, batches, forward, loss, num_positions, num_sequences)
     hand_over(None)
     ledger.assert_consumed()
-    return update_metrics(token_metrics, batches, layout, settings.losses)
+    return update_metrics(token_metrics, batches, layout, settings.losses, kl)
 
 
-def _token_loss(
-    batch: UpdateBatch, logprob_BS: Tensor, constants: StepConstants, settings: UpdateSettings
+def _output_loss(
+    batch: UpdateBatch, logprob_BS: Tensor, constants: StepConstants, settings: UpdateSettings, kl: KlTerm | None
 ) -> tuple[Tensor, Metrics]:
-    """Token-GRPO of one micro-batch, times what Megatron's averaging divides by."""
+    """Token-GRPO and KL of one micro-batch, times what Megatron's averaging divides by."""
+    objective, totals = settings.objective, constants.totals
     old_BS = batch.old_token_logprob_BS if settings.trusts_rollout_logprobs else logprob_BS.detach()
-    term = token_grpo_loss(
-        logprob_BS,
-        old_BS,
-        batch.advantage_B,
-        batch.is_target_BS,
-        settings.losses.clip_epsilon,
-        num_sequences=constants.num_sequences,
-    )
+    term = token_grpo_loss(logprob_BS, old_BS, batch.advantage_B, batch.is_target_BS, objective, totals)
     gap_BS = (logprob_BS.detach() - batch.old_token_logprob_BS).abs()
     metrics = {
         "token_loss": term.loss.detach(),
         "token_clip_fraction": term.metrics["clip_fraction"],
         "token_logprob_gap_max": gap_BS.masked_fill(~batch.is_target_BS, 0.0).max(),
     }
-    return term.loss * settings.losses.token_coefficient * constants.scale, metrics
+    loss = term.loss * settings.losses.token_coefficient
+    if kl is not None:
+        assert batch.reference_logprob_BS is not None, "a KL term needs the reference policy's log-probs"
+        weight_BS = token_weights(batch.is_target_BS, objective.weighting, totals)
+        term = kl_loss(
+            logprob_BS,
+            batch.reference_logprob_BS,
+            batch.is_target_BS,
+            weight_BS,
+            totals.num_response_tokens,
+            kl.estimator,
+        )
+        metrics |= {"kl_loss": term.loss.detach(), "kl_mean": term.metrics["kl"]}
+        loss = loss + kl.beta * term.loss
+    return loss * constants.scale, metrics

@@ -9,12 +9,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from megatron_moe_grpo.config.schema import LossConfig
+from megatron_moe_grpo.config.schema import LossConfig, RunConfig
 from megatron_moe_grpo.losses.gate_grpo import gate_position_weights, gate_positions
+from megatron_moe_grpo.losses.objective import objective_of
+from megatron_moe_grpo.losses.policy_objective import PolicyObjective
+from megatron_moe_grpo.losses.token_weights import BatchTotals
 from megatron_moe_grpo.mcore.moe_layers import RouterSizes
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
-from megatron_moe_grpo.mcore.routing_context import BalanceTerm, GateTerm, RoutingContext, SelectionPolicy
+from megatron_moe_grpo.mcore.routing_context import (
+    BalanceTerm,
+    GateTerm,
+    RouterZTerm,
+    RoutingContext,
+    SelectionPolicy,
+)
 from megatron_moe_grpo.models.token_batch import TokenBatch
+from megatron_moe_grpo.rollout.collect import selection_policy
 from megatron_moe_grpo.rollout.records import RolloutBatch
 from megatron_moe_grpo.routing.selection import count_selections
 from megatron_moe_grpo.routing.trace import RouteMode, RoutingTrace, TraceLedger
@@ -33,6 +43,23 @@ class UpdateSettings:
     """fp32: recorded log-probs are the old ones.  Lower precision: they differ from the training forward's by more
     than rounding, so the first update takes its own as old and every ratio is exactly 1."""
 
+    @classmethod
+    def of(cls, config: RunConfig) -> "UpdateSettings":
+        """Those of a run."""
+        return cls(
+            losses=config.losses,
+            policy=selection_policy(config),
+            explores_prompt=config.routing.explore == "all",
+            micro_batch_prompts=config.training.micro_batch_prompts,
+            has_recompute=config.parallel.recompute != "none",
+            trusts_rollout_logprobs=config.precision == "fp32",
+        )
+
+    @property
+    def objective(self) -> PolicyObjective:
+        """What `losses.rl_method` makes of tokens and selections."""
+        return objective_of(self.losses)
+
 
 @dataclass(frozen=True, eq=False)
 class UpdateBatch:
@@ -43,6 +70,8 @@ class UpdateBatch:
     is_target_BS: Tensor
     """True where the position produced a response token."""
     old_token_logprob_BS: Tensor
+    reference_logprob_BS: Tensor | None
+    """The reference policy's, for the KL term; None without one."""
     advantage_B: Tensor
     trace: RoutingTrace | None
     context: RoutingContext | None
@@ -52,7 +81,7 @@ class UpdateBatch:
 class StepConstants:
     """Numbers of the whole step, equal on every rank."""
 
-    num_sequences: int
+    totals: BatchTotals
     num_tokens: float
     """Tokens that are fed to the model in the update, padding not counted."""
     fraction_LN: Tensor | None
@@ -66,7 +95,8 @@ class StepConstants:
         """Sums over data-parallel ranks; all of them call it together."""
         responses = rollouts.responses
         fed_BS = _fed_tokens(rollouts, 0, len(rollouts.prompts.rows)).is_real_BS
-        num_tokens = layout.sum_over_data(fed_BS.sum().double())
+        num_tokens = torch.stack((fed_BS.sum(), responses.is_response_BT.sum())).double()
+        num_fed, num_responding = layout.sum_over_data(num_tokens).tolist()
         fraction_LN = None
         if responses.trace is not None:
             if losses.load_balancing_counts == "top_k":
@@ -76,8 +106,11 @@ class StepConstants:
             count_LN = layout.sum_over_data(count_LN)
             fraction_LN = (count_LN / count_LN.sum(dim=1, keepdim=True)).float()
         return cls(
-            num_sequences=len(rollouts.stream_B) * layout.data_size,
-            num_tokens=num_tokens.item(),
+            # Decoding pads every response to rollout.max_new_tokens.
+            totals=BatchTotals(
+                len(rollouts.stream_B) * layout.data_size, num_responding, responses.token_ids_BT.shape[1]
+            ),
+            num_tokens=num_fed,
             fraction_LN=fraction_LN,
             scale=num_micro_batches * layout.data_size,
         )
@@ -116,7 +149,7 @@ def update_batches(
 def _cut(rollouts: RolloutBatch, advantage_B: Tensor, start: int, stop: int) -> UpdateBatch:
     """Prompts start..stop-1 with their groups."""
     rows = slice(start * rollouts.group_size, stop * rollouts.group_size)
-    responses = rollouts.responses
+    responses, reference_BT = rollouts.responses, rollouts.reference_logprob_BT
     tokens = _fed_tokens(rollouts, start, stop)
     token_ids_BT, is_response_BT = responses.token_ids_BT[rows], responses.is_response_BT[rows]
     num_before = tokens.token_ids_BS.shape[1] - token_ids_BT.shape[1]
@@ -129,6 +162,7 @@ def _cut(rollouts: RolloutBatch, advantage_B: Tensor, start: int, stop: int) -> 
         labels_BS=torch.cat((tokens.token_ids_BS[:, 1:], token_ids_BT[:, -1:]), dim=1),
         is_target_BS=at_producer(is_response_BT),
         old_token_logprob_BS=at_producer(responses.token_logprob_BT[rows]),
+        reference_logprob_BS=None if reference_BT is None else at_producer(reference_BT[rows]),
         advantage_B=advantage_B[rows],
         trace=None if responses.trace is None else responses.trace.rows(rows.start, rows.stop),
         context=None,
@@ -147,14 +181,14 @@ def _routing_context(
     batch: UpdateBatch, rollouts: RolloutBatch, constants: StepConstants, settings: UpdateSettings, sizes: RouterSizes
 ) -> RoutingContext:
     losses, is_real_BS = settings.losses, batch.tokens.is_real_BS
-    gate = balance = None
+    gate = balance = router_z = None
     if losses.gate_coefficient > 0:
-        weight_BS = gate_position_weights(_gate_positions(batch, settings), sizes.num_layers) / constants.num_sequences
+        weight_BS = gate_position_weights(_gate_positions(batch, settings), sizes.num_layers)
         gate = GateTerm(
             old_logprob_BSL=batch.trace.logprob_BSL if settings.trusts_rollout_logprobs else None,
             advantage_B=batch.advantage_B,
-            weight_BS=weight_BS,
-            epsilon=losses.clip_epsilon,
+            weight_BS=weight_BS / constants.totals.num_sequences,
+            surrogate=settings.objective.gate,
             scale=losses.gate_coefficient * constants.scale,
         )
     if losses.load_balancing_coefficient > 0:
@@ -164,6 +198,9 @@ def _routing_context(
             scale=losses.load_balancing_coefficient * constants.scale,
             counts_sampled=losses.load_balancing_counts == "sampled",
         )
+    if losses.router_z_coefficient > 0:
+        weight_BS = is_real_BS.float() / constants.num_tokens
+        router_z = RouterZTerm(weight_BS, losses.router_z_coefficient * constants.scale)
     return RoutingContext(
         mode=RouteMode.REPLAY,
         is_real_BS=is_real_BS,
@@ -175,6 +212,7 @@ def _routing_context(
         trace=batch.trace,
         gate=gate,
         balance=balance,
+        router_z=router_z,
     )
 
 

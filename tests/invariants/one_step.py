@@ -1,20 +1,34 @@
 """One whole step under any parallel layout, and everything of it that must not depend on the layout."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.distributed as dist
-from tiny_policy import NUM_EXPERTS, PROBLEMS, Bench, build_shard, exploring, trainable, update_settings
+from tiny_policy import (
+    GROUP_SIZE,
+    NUM_EXPERTS,
+    PROBLEMS,
+    Bench,
+    build_shard,
+    exploring,
+    rare_judge,
+    trainable,
+    update_settings,
+)
 from torch import Tensor
 
-from megatron_moe_grpo.config.schema import LossConfig, ParallelConfig
+from megatron_moe_grpo.config.schema import LossConfig, ParallelConfig, RlMethod
 from megatron_moe_grpo.losses.advantages import group_advantages
+from megatron_moe_grpo.losses.kl_loss import KlTerm
 from megatron_moe_grpo.mcore.checkpoint import load_checkpoint
 from megatron_moe_grpo.mcore.optimizer import TrainableModel
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
+from megatron_moe_grpo.models.vlm import VisionLanguageModel
+from megatron_moe_grpo.rollout.dynamic_sampling import FreshPrompts, fill_groups
 from megatron_moe_grpo.rollout.records import RolloutBatch
 from megatron_moe_grpo.training.update import accumulate_gradients
 
@@ -29,6 +43,11 @@ class Objective:
     ties_embeddings: bool = False
     gate_tokens: Literal["response", "all"] = "response"
     explores_prompt: bool = True
+    rl_method: RlMethod = "grpo"
+    has_kl: bool = False
+    """The reference is made up: what each token had as log-prob, times 1.2."""
+    extra_rounds: int = 0
+    """Of dynamic sampling, with a judge that leaves many groups without signal."""
 
     @property
     def checkpoint_name(self) -> str:
@@ -41,8 +60,13 @@ class Objective:
 
     @property
     def losses(self) -> LossConfig:
-        """All three terms."""
-        return LossConfig(gate_tokens=self.gate_tokens, load_balancing_coefficient=0.1)
+        """All four terms."""
+        return LossConfig(
+            rl_method=self.rl_method,
+            gate_tokens=self.gate_tokens,
+            load_balancing_coefficient=0.1,
+            router_z_coefficient=0.01,
+        )
 
 
 @dataclass(frozen=True)
@@ -78,20 +102,24 @@ def run_step(bench: Bench, case: StepCase, checkpoint: Path) -> tuple[StepOutcom
     trained = trainable(model)
     load_checkpoint(checkpoint, model)
     trained.optimizer.reload_model_params()
-    decoding = exploring(bench.processing, case.objective.explores_prompt)
-    rollouts = bench.roll_out(model, decoding, prompts_per_forward=case.prompts_per_forward)
+    rollouts, drawn = _roll_out(bench, model, case)
     rollouts.responses.trace.validate(NUM_EXPERTS)
-    advantage_B = group_advantages(rollouts.reward_B, rollouts.group_size).advantage_B
     settings = update_settings(
         case.objective.losses,
         explores_prompt=case.objective.explores_prompt,
         micro_batch_prompts=case.micro_batch_prompts,
         has_recompute=case.parallel.recompute != "none",
     )
-    metrics = accumulate_gradients(trained, bench.layout, rollouts, advantage_B, settings)
+    divides_by_std = settings.objective.divides_by_std
+    advantage_B = group_advantages(rollouts.reward_B, rollouts.group_size, divides_by_std).advantage_B
+    kl = None
+    if case.objective.has_kl:
+        kl = KlTerm(beta=0.5)
+        rollouts = replace(rollouts, reference_logprob_BT=1.2 * rollouts.responses.token_logprob_BT)
+    metrics = drawn | accumulate_gradients(trained, bench.layout, rollouts, advantage_B, settings, kl)
     gradient = _gather_over_data(trained)
     grad_norm, _ = trained.step()
-    later_metrics = accumulate_gradients(trained, bench.layout, rollouts, advantage_B, settings)
+    later_metrics = accumulate_gradients(trained, bench.layout, rollouts, advantage_B, settings, kl)
     outcome = StepOutcome(
         rollouts=_facts(rollouts, max(len(row.prompt_ids) for row in bench.rows)),
         top_k_L2N=bench.layout.sum_over_data(rollouts.responses.counts.top_k_L2N.clone()),
@@ -101,6 +129,27 @@ def run_step(bench: Bench, case: StepCase, checkpoint: Path) -> tuple[StepOutcom
         replica_gap=_replica_gap(trained, gradient, bench.layout),
     )
     return outcome, trained, gradient
+
+
+def _roll_out(bench: Bench, model: VisionLanguageModel, case: StepCase) -> tuple[RolloutBatch, dict[str, float]]:
+    """The step's rollouts, and the metrics of dynamic sampling where there is any."""
+    objective = case.objective
+    roll_out = partial(
+        bench.roll_out,
+        model,
+        exploring(bench.processing, objective.explores_prompt),
+        prompts_per_forward=case.prompts_per_forward,
+    )
+    if objective.extra_rounds == 0:
+        return roll_out(), {}
+    fresh = FreshPrompts(bench.rows, len(PROBLEMS), GROUP_SIZE, objective.extra_rounds, num_steps=10, seed=3)
+    return fill_groups(
+        roll_out(judge=rare_judge),
+        fresh,
+        0,
+        lambda step_rows: roll_out(judge=rare_judge, step_rows=step_rows),
+        bench.layout,
+    )
 
 
 def join_data_ranks(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

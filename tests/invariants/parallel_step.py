@@ -29,6 +29,7 @@ QWEN_TIED = Objective(family="qwen2_vl", ties_embeddings=True)
 RESPONSE_ONLY = Objective(explores_prompt=False)
 SOME_LAYERS = Objective(routed="some_layers", gate_tokens="all")
 LAST_STAGE = Objective(routed="last_stage")
+DYNAMIC_SAMPLING = Objective(rl_method="dapo", extra_rounds=2)
 
 CASES: dict[str, StepCase] = {
     "data": StepCase(),
@@ -56,6 +57,13 @@ CASES: dict[str, StepCase] = {
     "tensor_and_expert_some_layers": StepCase(
         ParallelConfig(tensor=2, expert=2, expert_tensor=1, recompute="moe"), objective=SOME_LAYERS
     ),
+    "data_dapo_kl": StepCase(micro_batch_prompts=1, objective=Objective(rl_method="dapo", has_kl=True)),
+    "data_dr_grpo": StepCase(micro_batch_prompts=1, objective=Objective(rl_method="dr_grpo")),
+    "expert_cispo": StepCase(ParallelConfig(expert=2), objective=Objective(rl_method="cispo")),
+    "pipeline_sapo": StepCase(ParallelConfig(pipeline=2), micro_batch_prompts=1, objective=Objective(rl_method="sapo")),
+    "tensor_gspo": StepCase(ParallelConfig(tensor=2), micro_batch_prompts=2, objective=Objective(rl_method="gspo")),
+    "expert_dynamic_sampling": StepCase(ParallelConfig(expert=2), objective=DYNAMIC_SAMPLING),
+    "tensor_dynamic_sampling": StepCase(ParallelConfig(tensor=2), objective=DYNAMIC_SAMPLING),
 }
 QWEN_CASES: dict[str, StepCase] = {
     "qwen_data": StepCase(objective=QWEN),

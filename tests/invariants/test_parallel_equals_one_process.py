@@ -20,8 +20,8 @@ import pytest
 import torch
 from one_step import Objective, StepCase, StepOutcome, join_data_ranks, run_step
 from parallel_runs import ParallelRuns
-from parallel_step import CASES
-from tiny_policy import Bench, relative_gap
+from parallel_step import CASES, DYNAMIC_SAMPLING
+from tiny_policy import PROBLEMS, Bench, relative_gap
 from torch import Tensor
 
 from megatron_moe_grpo.config.schema import ParallelConfig
@@ -137,3 +137,9 @@ def test_the_reference_step_has_something_to_compare(references: References) -> 
     # After one optimizer step ratios have moved, and the clip is active somewhere.
     assert outcome.later_metrics["rollout_train_logprob_gap"] > 1e-2
     assert outcome.later_metrics["token_clip_fraction"] > 0 and outcome.later_metrics["gate_clip_fraction"] > 0
+
+
+def test_the_reference_of_dynamic_sampling_replaces_some_groups(references: References) -> None:
+    outcome, _ = references.of(DYNAMIC_SAMPLING)
+    assert 0 < outcome.metrics["groups_replaced"] < 1
+    assert len(PROBLEMS) < outcome.metrics["prompts_drawn"] < len(PROBLEMS) * (1 + DYNAMIC_SAMPLING.extra_rounds)

@@ -13,7 +13,7 @@ from tiny_policy import (
     PROBLEMS,
     SIZES,
     Bench,
-    constant_reward,
+    constant_judge,
     exploring,
     gradients,
     load_policy,
@@ -112,7 +112,7 @@ def test_each_way_out_of_the_trap_gives_different_rollouts_and_a_gradient(
 
 def test_groups_without_signal_give_exactly_zero(bench: Bench) -> None:
     model = load_policy(bench.folder)
-    rollouts = bench.roll_out(model, reward=constant_reward)
+    rollouts = bench.roll_out(model, judge=constant_judge)
     advantages = group_advantages(rollouts.reward_B, rollouts.group_size)
     assert not advantages.has_signal_P.any()
     trained = trainable(model)

@@ -6,7 +6,7 @@ one image and several images; their lengths differ.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from megatron_moe_grpo.models.processing import Processing
 from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.models.upcycle import UpcycleSettings, upcycle_state
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
-from megatron_moe_grpo.rewards.reward import Reward
+from megatron_moe_grpo.rewards.judge import Judgement, Question
 from megatron_moe_grpo.rollout.collect import StepRows, collect_rollouts
 from megatron_moe_grpo.rollout.decode import DecodeSettings
 from megatron_moe_grpo.rollout.prompts import EncodedRow, encode_rows
@@ -166,14 +166,21 @@ def exploring(
     )
 
 
-def varied_reward(response: str, row_solution: str, options: Sequence[str]) -> float:
+def varied_judge(response: str, question: Question) -> Judgement:
     """Any response has its own reward, so that groups have a signal without a trained model."""
-    return sum((place + 1) * ord(letter) for place, letter in enumerate(response)) % 7 / 7
+    reward = sum((place + 1) * ord(letter) for place, letter in enumerate(response)) % 7 / 7
+    return Judgement(reward, accuracy=reward, format=0.0)
 
 
-def constant_reward(response: str, row_solution: str, options: Sequence[str]) -> float:
+def constant_judge(response: str, question: Question) -> Judgement:
     """No group has a signal."""
-    return 1.0
+    return Judgement(1.0, accuracy=1.0, format=0.0)
+
+
+def rare_judge(response: str, question: Question) -> Judgement:
+    """Right is what begins with an A: most groups of an untrained model agree that they are wrong."""
+    reward = float(response.startswith("A"))
+    return Judgement(reward, accuracy=reward, format=0.0)
 
 
 def update_settings(losses: LossConfig | None = None, **changes: object) -> UpdateSettings:
@@ -203,13 +210,14 @@ class Bench:
         model: VisionLanguageModel,
         settings: DecodeSettings | None = None,
         group_size: int = GROUP_SIZE,
-        reward: Reward = varied_reward,
+        judge: Callable[[str, Question], Judgement] = varied_judge,
         prompts_per_forward: int = len(PROBLEMS),
+        step_rows: StepRows | None = None,
     ) -> RolloutBatch:
         """G rollouts of every row, `exploring` unless said otherwise."""
         return collect_rollouts(
-            model, self.layout, StepRows(self.rows, first_stream=100), self.processing,
-            settings or exploring(self.processing), reward, group_size, prompts_per_forward,
+            model, self.layout, step_rows or StepRows(self.rows, first_stream=100), self.processing,
+            settings or exploring(self.processing), judge, group_size, prompts_per_forward,
         )  # fmt: skip
 
 

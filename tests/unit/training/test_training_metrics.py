@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from megatron_moe_grpo.losses.advantages import group_advantages
+from megatron_moe_grpo.rewards.judge import Judgement
 from megatron_moe_grpo.training.metrics import rollout_metrics, routing_metrics
 
 
@@ -26,8 +27,12 @@ class Ranks:
 
 def rollouts(rewards: Sequence[float], lengths: Sequence[int], group_size: int) -> SimpleNamespace:
     is_response_BT = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    # Right where the reward is 1, well formed where it is not 0.
     return SimpleNamespace(
-        reward_B=torch.tensor(rewards), group_size=group_size, responses=SimpleNamespace(is_response_BT=is_response_BT)
+        reward_B=torch.tensor(rewards),
+        judgements=[Judgement(reward, float(reward == 1), float(reward != 0)) for reward in rewards],
+        group_size=group_size,
+        responses=SimpleNamespace(is_response_BT=is_response_BT),
     )
 
 
@@ -42,14 +47,17 @@ def test_rollout_metrics_by_hand() -> None:
     assert found == {
         "reward_mean": pytest.approx(0.5),
         "reward_std": pytest.approx(0.5**0.5 / 3),
+        "reward_accuracy_mean": pytest.approx(0.5),
+        "reward_format_mean": pytest.approx(0.5),
         "groups_without_signal": pytest.approx(2 / 3),
         "response_tokens_mean": pytest.approx(9 / 6),
     }
 
 
 def test_rollout_metrics_of_groups_of_one() -> None:
-    found = metrics_of([1.0, 0.0], [1, 1], 1, Ranks())
-    assert found["reward_mean"] == 0.5
+    found = metrics_of([0.5, 0.0], [1, 1], 1, Ranks())
+    assert found["reward_mean"] == 0.25
+    assert (found["reward_accuracy_mean"], found["reward_format_mean"]) == (0.0, 0.5)
     assert found["reward_std"] == 0.0
     assert found["groups_without_signal"] == 1.0
 
