@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 
-from megatron_moe_grpo.commands import benchmark, convert, demo, evaluate, report, train
+from megatron_moe_grpo.commands import benchmark, convert, demo, evaluate, experiment, report, train
 from megatron_moe_grpo.errors import MoeGrpoError
 
 VERBS = {
@@ -15,6 +15,7 @@ VERBS = {
     "export": (convert.add_export_arguments, convert.run_export),
     "evaluate": (evaluate.add_arguments, evaluate.run),
     "report": (report.add_arguments, report.run),
+    "experiment": (experiment.add_arguments, experiment.run),
     "benchmark": (benchmark.add_arguments, benchmark.run),
 }
 

@@ -1,8 +1,8 @@
 """Invertible weight-map engine and the files it reads and writes; knows no model by name."""
 
 from megatron_moe_grpo.conversion.converter import Converter
-from megatron_moe_grpo.conversion.ops import Concat, FuseQKV, Op, Rename, Rule, SplitRule
-from megatron_moe_grpo.conversion.tensor_source import MemorySource, TensorSource, read_all
+from megatron_moe_grpo.conversion.ops import Concat, FuseQKV, Op, Rename, Rule, SplitRule, ZeroRule
+from megatron_moe_grpo.conversion.tensor_source import MemorySource, TensorSource, ZeroPadded, read_all
 
 __all__ = [
     "Concat",
@@ -14,5 +14,7 @@ __all__ = [
     "Rule",
     "SplitRule",
     "TensorSource",
+    "ZeroPadded",
+    "ZeroRule",
     "read_all",
 ]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from megatron_moe_grpo.conversion.ops import Rule, Shape, SplitRule
-from megatron_moe_grpo.conversion.tensor_source import TensorSource
+from megatron_moe_grpo.conversion.ops import Rule, Shape, SplitRule, ZeroRule
+from megatron_moe_grpo.conversion.tensor_source import TensorSource, ZeroPadded
 from megatron_moe_grpo.conversion.weight_formats import quantised_weights
 from megatron_moe_grpo.errors import ConversionError
 
@@ -29,11 +29,19 @@ class Converter:
     Both directions check the whole source before anything is read: a key that no rule reads, a key that a rule
     needs and does not find, a wrong shape, or a second dtype raises one ConversionError that names them all.  What they
     give is a source again: a tensor is made when it is read, and nothing larger than one rule's tensors is held.
+
+    The tensors of ZeroRules are read first, and dropped: what follows is the same without them.
     """
 
     def __init__(self, rules: Sequence[Rule]):
-        concrete = _layer_by_layer([concrete for rule in rules for concrete in rule.expand()])
-        self.huggingface_shapes = _unique(item for rule in concrete for item in rule.huggingface_shapes.items())
+        expanded = [concrete for rule in rules for concrete in rule.expand()]
+        zero_rules = [rule for rule in expanded if isinstance(rule, ZeroRule)]
+        concrete = _layer_by_layer([rule for rule in expanded if not isinstance(rule, ZeroRule)])
+        self.zero_shapes = _unique(item for rule in zero_rules for item in rule.huggingface_shapes.items())
+        """Of the Hugging Face tensors, those that no Megatron tensor stands for."""
+        self.huggingface_shapes = _unique(
+            item for rule in [*concrete, *zero_rules] for item in rule.huggingface_shapes.items()
+        )
         self.megatron_shapes = _unique(item for rule in concrete for item in rule.megatron_shapes.items())
         self._rules = [rule for rule in concrete if not isinstance(rule, SplitRule)]
         self._split_rules = [rule for rule in concrete if isinstance(rule, SplitRule)]
@@ -42,9 +50,11 @@ class Converter:
         """Hugging Face weights as Megatron weights, layer by layer.
 
         Raises:
-            ConversionError: the keys, shapes and dtypes are not exactly those of the map.
+            ConversionError: the keys, shapes and dtypes are not exactly those of the map, or values that should be
+                zeros are not.
         """
         dtype = _check(huggingface, self.huggingface_shapes, "Hugging Face")
+        _refuse_values(huggingface, self.zero_shapes)
         return _Converted(huggingface, self._rules, self._split_rules, self.megatron_shapes, dtype)
 
     def to_huggingface(self, megatron: TensorSource) -> TensorSource:
@@ -54,7 +64,8 @@ class Converter:
             ConversionError: the keys, shapes and dtypes are not exactly those of the map.
         """
         dtype = _check(megatron, self.megatron_shapes, "Megatron")
-        return _Converted(megatron, self._split_rules, self._rules, self.huggingface_shapes, dtype)
+        shapes = {name: shape for name, shape in self.huggingface_shapes.items() if name not in self.zero_shapes}
+        return ZeroPadded(_Converted(megatron, self._split_rules, self._rules, shapes, dtype), self.zero_shapes)
 
 
 class _Converted:
@@ -142,6 +153,19 @@ def _check(source: TensorSource, shapes: Mapping[str, Shape], layout: str) -> to
             remedy="check that config.json and the weights belong to the same model",
         )
     return main_dtype
+
+
+def _refuse_values(source: TensorSource, zero_shapes: Mapping[str, Shape]) -> None:
+    """Raises ConversionError for tensors that are not zeros to the bit; -0.0 would come back as 0.0."""
+    # All are read, empty ones too: a VerifiedSource waits for its last tensor.
+    found = [key for key in zero_shapes if source.read(key).reshape(-1).view(torch.uint8).any()]
+    if found:
+        raise ConversionError(
+            "Weights that the Megatron model does without are not zero.",
+            got=f"{', '.join(found[:5])}" + (f" and {len(found) - 5} more" if len(found) > 5 else ""),
+            expected="nothing but 0.0, as training here and upcycling leave them",
+            remedy="set them to zero, if the model answers the same",
+        )
 
 
 def _refuse_quantised(source: TensorSource) -> None:

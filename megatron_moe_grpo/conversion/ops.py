@@ -136,3 +136,19 @@ class SplitRule(Rule):
     @property
     def megatron_shapes(self) -> Mapping[str, Shape]:
         return self.sources
+
+
+@dataclass(frozen=True)
+class ZeroRule(Rule):
+    """Hugging Face tensors that Megatron does without: nothing but zeros, or no values at all.
+
+    They are refused where they hold anything else, and written as zeros.  `target` names the Megatron module that is
+    not there.
+    """
+
+    op: Op = field(default=Rename(), init=False)
+    """Not used."""
+
+    @property
+    def megatron_shapes(self) -> Mapping[str, Shape]:
+        return {}

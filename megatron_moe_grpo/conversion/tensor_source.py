@@ -36,6 +36,21 @@ class MemorySource:
         return self._tensors[name]
 
 
+class ZeroPadded:
+    """A source with tensors of zeros after its own; they take the dtype of its first."""
+
+    def __init__(self, source: TensorSource, zero_shapes: Mapping[str, Shape]):
+        self._source = source
+        dtype = next(iter(source.dtypes.values()))
+        self.shapes: dict[str, Shape] = {**source.shapes, **zero_shapes}
+        self.dtypes: dict[str, torch.dtype] = {**source.dtypes, **dict.fromkeys(zero_shapes, dtype)}
+
+    def read(self, name: str) -> Tensor:
+        if name in self._source.shapes:
+            return self._source.read(name)
+        return torch.zeros(self.shapes[name], dtype=self.dtypes[name])
+
+
 def read_all(source: TensorSource) -> dict[str, Tensor]:
     """Every tensor of a source that fits into memory."""
     return {name: source.read(name) for name in source.shapes}

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_internvl3 import write_tiny_internvl3
 from torch import Tensor
 from transformers import (
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLVisionConfig,
-    Qwen2Config,
     Qwen3MoeConfig,
 )
 
@@ -48,6 +48,13 @@ SIZES = TinySizes(
     heads=4, kv_heads=2, head_dim=8, ffn_size=24, max_positions=256, initializer_std=0.2,
 )  # fmt: skip
 UPCYCLED = UpcycleSettings(noise_scale=1.0, router_init_std=0.3, seed=1)
+SETTINGS = {
+    "moe": UPCYCLED,
+    "moe_tied": UPCYCLED,
+    "moe_renormalised": replace(UPCYCLED, renormalise=True),
+    "qwen2_moe": UPCYCLED,
+    "qwen2_moe_slices": replace(UPCYCLED, layers="every:2", granularity=2, renormalise=True),
+}
 # Question, and the size of each of its visuals: (width, height) of a picture, with a number of frames of a video.
 PROBLEMS: tuple[tuple[str, tuple[tuple[int, ...], ...]], ...] = (
     ("How many 0s are there?", ()),
@@ -92,14 +99,14 @@ def write_variant(folder: Path, name: str) -> Path:
     dense = folder / "dense"
     build_tiny_internvl(dense, SIZES, seed=0)
     allow_tiles(dense)
-    if name == "qwen2":
-        return write_qwen2(folder / "qwen2" / "hf", dense)
+    if name.startswith("qwen2"):
+        dense = write_tiny_internvl3(folder / "qwen2", dense)
     state, config = read_hf_state(dense), read_hf_config(dense)
     if name == "moe_tied":
         config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
         del state["language_model.lm_head.weight"]
-    if name != "dense":
-        state, config = upcycle_state(state, config, replace(UPCYCLED, renormalise=name == "moe_renormalised"))
+    if name in SETTINGS:
+        state, config = upcycle_state(state, config, SETTINGS[name])
     write_hf_folder(folder / name / "hf", state, config, assets=dense)
     return folder / name / "hf"
 
@@ -109,27 +116,6 @@ def allow_tiles(folder: Path) -> None:
     path = folder / "preprocessor_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(settings | {"crop_to_patches": True, "max_patches": MAX_TILES}), encoding="utf-8")
-
-
-def write_qwen2(folder: Path, qwen3: Path) -> Path:
-    """The same with Qwen2.5: biases on q, k and v, no query-key norm, InternVL3's dynamic rotary scaling."""
-    config = InternVLConfig.from_pretrained(qwen3)
-    text = config.text_config
-    config.text_config = Qwen2Config(
-        vocab_size=text.vocab_size, hidden_size=40, num_hidden_layers=3, num_attention_heads=5, num_key_value_heads=1,
-        intermediate_size=24, max_position_embeddings=256, initializer_range=0.2, bos_token_id=None,
-        eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id,
-        rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6},
-    )  # fmt: skip
-    torch.manual_seed(2)
-    model = InternVLForConditionalGeneration(config)
-    for parameter in model.model.language_model.parameters():
-        if parameter.dim() == 1:  # Biases start at 0 and norms at 1.
-            torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    torch.nn.init.normal_(model.model.vision_tower.embeddings.position_embeddings, std=0.2)
-    model.save_pretrained(folder)
-    copy_assets(qwen3, folder)
-    return folder
 
 
 def noise_visual(generator: np.random.Generator, size: tuple[int, ...]) -> Visual:
@@ -151,7 +137,7 @@ def one_process() -> Iterator[ParallelLayout]:
     stop_parallel()
 
 
-@pytest.fixture(scope="module", params=["dense", "qwen2", "moe", "moe_renormalised", "moe_tied"])
+@pytest.fixture(scope="module", params=["dense", "qwen2", *SETTINGS])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_variant(tmp_path_factory.mktemp("parity"), request.param)
 
