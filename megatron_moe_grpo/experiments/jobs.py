@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ class Step:
     name: str
     command: tuple[str, ...]
     output: Path
-    """Exists when the step is done, and not before."""
+    """Exists when the step is done; what a failed or stopped command left of it is removed."""
 
 
 @dataclass
@@ -70,7 +71,7 @@ class _Running:
         ended = self.process.poll()
         if ended is None:
             return True
-        self.record(ended)
+        self.settle(ended)
         if ended.exit_code != 0 or not self._step.output.exists():
             self.job.failure = _failure(self._step, ended, self.job.log)
             return False
@@ -79,12 +80,15 @@ class _Running:
             self._start(following)
         return following is not None
 
-    def record(self, ended: Ended) -> None:
-        """What this attempt took: a cell's cost is the sum over its attempts."""
+    def settle(self, ended: Ended) -> None:
+        """Notes what this attempt took (a run costs the sum of its attempts), and removes what it made by half."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         line = {"step": self._step.name, **asdict(ended), "ended": now, **self._stamp}
         with beside(self.job.folder, ".attempts.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if ended.exit_code != 0:
+            # Not every command makes its output whole or not at all, and what exists would be taken for done.
+            _remove(self._step.output)
 
     def close(self) -> None:
         """Gives the folder free."""
@@ -131,7 +135,7 @@ class _Schedule:
         """Ends what still runs; its attempts are recorded, so that their cost is not lost."""
         end_all([one.process for one in self._running])
         for one in self._running:
-            one.record(one.process.poll())
+            one.settle(one.process.poll())
             one.close()
 
     def _settle(self, job: Job, event: JobEvent) -> None:
@@ -201,6 +205,13 @@ def _lock(folder: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _failure(step: Step, ended: Ended, log: Path) -> str:

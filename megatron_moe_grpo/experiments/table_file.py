@@ -23,7 +23,7 @@ class Stage(Section):
     command: str
     """As typed in the repository; `{start}` is the seed's folder for all stages, `{seed}` the seed."""
     output: str
-    """What exists when the command is done, and not before; the command is not run again then."""
+    """What exists when the command is done, so that it is not run again."""
 
 
 class Setup(Section):

@@ -77,6 +77,17 @@ def test_run_jobs_reports_a_failure_and_goes_on_with_the_others(tmp_path: Path) 
     assert not (a / "1").exists()
 
 
+def test_what_a_failed_command_made_by_half_is_not_taken_for_done(tmp_path: Path, turns: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    folder = job(a, f"mkdir -p {a / '0'}; touch {a / '0' / 'half'}; exit 1")
+    file = job(b, f"{makes(b, 0)}; kill -9 $$")
+    run_jobs([folder, file], 2, STAMP, Events().tell)
+    assert folder.failure is not None and file.failure is not None
+    assert not (a / "0").exists() and not (b / "0").exists()
+    run_jobs([job(b, makes(b, 0), makes(b, 1))], 1, STAMP, Events().tell)
+    assert turns.read_text().split()[-2:] == ["b0", "b1"]
+
+
 def test_run_jobs_lets_a_job_wait_for_its_start(tmp_path: Path, turns: Path) -> None:
     a, b, c = tmp_path / "a", tmp_path / "b", tmp_path / "c"
     start = job(c, f"sleep 0.2; {makes(c, 0)}", makes(c, 1))
