@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from forked_commands import run_command
-from original_internvl import write_original_internvl
+from original_internvl import OriginalSizes, write_original_internvl
 from PIL import Image
 from tiny_training import expect_success, read_lines, write_rows
 
@@ -31,8 +32,9 @@ def write_visual_rows(folder: Path) -> Path:
     return write_rows(folder / "rows.jsonl", [row | {"options": OPTIONS, "solution": "A"} for row in rows])
 
 
-def test_the_original_layout_trains_and_leaves_as_stock(tmp_path: Path) -> None:
-    write_original_internvl(tmp_path / "dense")
+@pytest.mark.parametrize("text_model", ["qwen3", "qwen2"])
+def test_the_original_layout_trains_and_leaves_as_stock(text_model: str, tmp_path: Path) -> None:
+    write_original_internvl(tmp_path / "dense", OriginalSizes(text_model))
     rows = write_visual_rows(tmp_path)
     recipe = {
         "name": "run", "method": "moe_grpo", "output_dir": str(tmp_path),
@@ -57,4 +59,5 @@ def test_the_original_layout_trains_and_leaves_as_stock(tmp_path: Path) -> None:
     assert read_lines(ours) == read_lines(theirs) and len(read_lines(ours)) == 4
     assert len({line["response"] for line in read_lines(ours)}) > 1
     assert (tmp_path / "same" / "config.json").read_bytes() == (tmp_path / "moe" / "config.json").read_bytes()
-    assert json.loads((tmp_path / "native" / "config.json").read_text())["model_type"] == "internvl"
+    native = json.loads((tmp_path / "native" / "config.json").read_text())
+    assert (native["model_type"], native["text_config"]["model_type"]) == ("internvl", f"{text_model}_moe")

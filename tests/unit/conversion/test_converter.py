@@ -14,6 +14,7 @@ from megatron_moe_grpo.conversion import (
     Rule,
     SplitRule,
     TensorSource,
+    ZeroRule,
     read_all,
 )
 from megatron_moe_grpo.errors import ConversionError
@@ -191,3 +192,48 @@ def test_a_split_tensor_is_read_once() -> None:
     source = CountedSource(state | {f"{layer}.out": torch.zeros(2) for layer in range(2)})
     read_all(Converter(SPLIT_RULES).to_megatron(source))
     assert set(Counter(source.reads).values()) == {1}
+
+
+ZERO_RULES = [*RULES, ZeroRule({"{layer}.gate_of_none": (1, 3), "{layer}.none": (3, 0)}, "{layer}.none", {"layer": 2})]
+
+
+def state_with_zeros(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    shapes = {"gate_of_none": (1, 3), "none": (3, 0)}
+    zeros = {f"{n}.{key}": torch.zeros(shape, dtype=dtype) for n in range(2) for key, shape in shapes.items()}
+    return huggingface_state(dtype) | zeros
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_zeros_are_not_in_megatron_and_come_back(dtype: torch.dtype) -> None:
+    state, converter = state_with_zeros(dtype), Converter(ZERO_RULES)
+    megatron = converter.to_megatron(MemorySource(state))
+    assert megatron.shapes == Converter(RULES).megatron_shapes
+    back = converter.to_huggingface(megatron)
+    assert back.shapes == MemorySource(state).shapes and back.dtypes == MemorySource(state).dtypes
+    assert all(bits(back.read(key)) == bits(state[key]) for key in state)
+    assert converter.zero_shapes == {
+        "0.gate_of_none": (1, 3), "0.none": (3, 0), "1.gate_of_none": (1, 3), "1.none": (3, 0),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [1e-30, -0.0, float("nan")])
+def test_to_megatron_names_every_tensor_that_should_be_zero(value: float) -> None:
+    state = state_with_zeros(torch.float32)
+    state["1.gate_of_none"][0, 2] = value
+    with pytest.raises(ConversionError, match=r"(?s)are not zero.*got: +1\.gate_of_none\n"):
+        Converter(ZERO_RULES).to_megatron(MemorySource(state))
+
+
+def test_tensors_of_zeros_must_be_there_and_fit() -> None:
+    state = state_with_zeros(torch.float32)
+    del state["0.none"]
+    state["1.none"] = torch.zeros(3, 1)
+    with pytest.raises(ConversionError, match=r"(?s)missing: 0\.none \[3, 0\].*shape: 1\.none is \[3, 1\]"):
+        Converter(ZERO_RULES).to_megatron(MemorySource(state))
+
+
+def test_to_megatron_reads_every_tensor_once_zeros_and_empty_ones_too() -> None:
+    """A source whose last tensor waits for the checksums would otherwise never give its verdict."""
+    source = CountedSource(state_with_zeros(torch.float32))
+    read_all(Converter(ZERO_RULES).to_megatron(source))
+    assert Counter(source.reads) == dict.fromkeys(source.shapes, 1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from megatron_moe_grpo.conversion import Concat, FuseQKV, Rename, Rule
+from megatron_moe_grpo.conversion import Concat, FuseQKV, Rename, Rule, ZeroRule
 
 
 def numbered_rows(first: int, count: int) -> torch.Tensor:
@@ -57,3 +57,12 @@ def test_rule_expand_runs_over_every_combination_of_indices() -> None:
         (["a.0.0"], "b.0.0"), (["a.0.1"], "b.1.0"), (["a.1.0"], "b.0.1"), (["a.1.1"], "b.1.1"),
     ]  # fmt: skip
     assert rule.num_parameters == 24
+
+
+def test_zero_rule_names_hugging_face_tensors_only() -> None:
+    rule = ZeroRule({"{layer}.gate": (1, 5), "{layer}.up": (0, 5)}, "layers.{layer}.shared", {"layer": 2})
+    assert [dict(one.huggingface_shapes) for one in rule.expand()] == [
+        {"0.gate": (1, 5), "0.up": (0, 5)}, {"1.gate": (1, 5), "1.up": (0, 5)},
+    ]  # fmt: skip
+    assert not any(one.megatron_shapes for one in rule.expand())
+    assert rule.num_parameters == 2 * 5

@@ -9,7 +9,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from megatron_moe_grpo.data.counting_scenes import make_scenes
 from megatron_moe_grpo.data.geometry_figures import make_figures
+from megatron_moe_grpo.models.internvl.tiny import TinySizes as InternVLSizes
+from megatron_moe_grpo.models.internvl.tiny import build_tiny_internvl
 from megatron_moe_grpo.models.internvl.tiny_tokenizer import tiny_tokenizer as internvl_tokenizer
+from megatron_moe_grpo.models.qwen2_vl.tiny import TinySizes as QwenSizes
+from megatron_moe_grpo.models.qwen2_vl.tiny import build_tiny_qwen2_vl
 from megatron_moe_grpo.models.qwen2_vl.tiny_tokenizer import SPECIAL_TOKENS
 from megatron_moe_grpo.models.qwen2_vl.tiny_tokenizer import tiny_tokenizer as qwen_tokenizer
 
@@ -85,3 +89,12 @@ def test_digits_stay_the_default(make: Callable[..., PreTrainedTokenizerFast]) -
     question = "Which digit is in the top-left cell?"
     assert _pieces(make(), question) == [question]
     assert len(_pieces(make(vocabulary="drawn"), question)) > 10
+
+
+def test_tiny_models_take_the_vocabulary(tmp_path: Path) -> None:
+    for build, sizes in ((build_tiny_qwen2_vl, QwenSizes()), (build_tiny_internvl, InternVLSizes())):
+        folder = tmp_path / build.__name__
+        model = build(folder, sizes, seed=0, vocabulary="drawn")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert tokenizer.convert_tokens_to_ids("<think>") is not None
+        assert len(tokenizer) <= model.get_input_embeddings().weight.shape[0] < len(tokenizer) + 8

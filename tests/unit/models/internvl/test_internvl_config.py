@@ -72,7 +72,7 @@ def test_from_huggingface_reads_other_pixel_shuffles(dense_folder: Path) -> None
         (None, {"image_seq_length": 16}, "image_seq_length"),
         (None, {"downsample_ratio": 0.4}, "whole patches"),
         (None, {"image_token_id": True}, "image_token_id"),
-        ("text_config", {"model_type": "llama"}, "qwen2 or qwen3 or qwen3_moe"),
+        ("text_config", {"model_type": "llama"}, "qwen2 or qwen2_moe or qwen3 or qwen3_moe"),
         ("text_config", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "yarn"),
         ("text_config", {"attention_bias": True}, "attention_bias"),
         ("text_config", {"use_sliding_window": True}, "use_sliding_window"),
