@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, InternVLForConditionalGeneration
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 import megatron_moe_grpo
+from megatron_moe_grpo.config.schema import RewardConfig
 from megatron_moe_grpo.conversion.manifest import write_manifest
 from megatron_moe_grpo.errors import DataError, MoeGrpoError
 from megatron_moe_grpo.evaluation import hf_evaluation
@@ -53,13 +54,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def stock_response(root: Path, row: dict, blank: bool = False) -> str:
+def stock_response(root: Path, row: dict, blank: bool = False, around: str = "{question}") -> str:
     """One row, no padding, every part by transformers' own classes."""
     tokenizer = AutoTokenizer.from_pretrained(root / "hf")
     model = InternVLForConditionalGeneration.from_pretrained(root / "hf").eval()
     paths = row.get("images", [row["image"]] if "image" in row else [])
     picture = "<img>" + "<IMG_CONTEXT>" * model.config.image_seq_length + "</img>\n"
-    content = picture * len(paths) + row["problem"] + "\nA. 3\nB. 4"
+    content = picture * len(paths) + around.format(question=row["problem"] + "\nA. 3\nB. 4")
     inputs = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )
@@ -97,6 +98,27 @@ def test_evaluate_hf_folder_marks_the_right_letter(exported: Path, monkeypatch: 
     monkeypatch.setattr(hf_evaluation, "_greedy_responses", lambda *arguments: ["A", "B", "B. 4", ""])
     records = evaluate_hf_folder(exported / "hf", exported / "rows.jsonl", max_new_tokens=1, batch_size=4)
     assert [record.is_correct for record in records] == [False, True, True, False]
+
+
+def test_evaluate_hf_folder_asks_by_the_runs_template(exported: Path) -> None:
+    around = "{question}\nAnswer with the option's letter from the given choices directly."
+    records = evaluate_hf_folder(
+        exported / "hf", exported / "rows.jsonl", max_new_tokens=NEW_TOKENS, batch_size=4, prompts="direct_letter"
+    )
+    responses = [record.response for record in records]
+    assert responses == [stock_response(exported, row, around=around) for row in ROWS]
+    assert responses != [stock_response(exported, row) for row in ROWS]
+
+
+def test_evaluate_hf_folder_judges_as_it_is_told(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf_evaluation, "_greedy_responses", lambda *arguments: ["It is B, I say"] * len(ROWS))
+    is_correct = {}
+    for extraction in ("strict", "official"):
+        reward = RewardConfig(extraction=extraction)
+        arguments = {"max_new_tokens": 1, "batch_size": 4, "reward": reward}
+        records = evaluate_hf_folder(exported / "hf", exported / "rows.jsonl", **arguments)
+        is_correct[extraction] = [record.is_correct for record in records]
+    assert is_correct == {"strict": [False] * 4, "official": [True] * 4}
 
 
 def test_evaluate_hf_folder_names_a_bad_row(exported: Path) -> None:
