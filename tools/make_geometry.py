@@ -41,7 +41,7 @@ def main() -> int:
     except DataError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"wrote {options.out}: {options.train} train, {options.test} test, clear and washed out")
+    print(f"wrote {options.out}: {options.train} train, {options.test} test, clear and shifted (a darker camera)")
     return 0
 
 

@@ -65,8 +65,8 @@ def num_cells(text: str) -> int:
     return -(-len(text) // 2)
 
 
-def draw_figure(drawing: Drawing, side: int) -> Image.Image:
-    """An RGB picture of `side` x `side` pixels."""
+def draw_figure(drawing: Drawing, side: int, brightness: float = 1.0) -> Image.Image:
+    """An RGB picture of `side` x `side` pixels; `brightness` below 1 darkens it as a whole."""
     scale = side * SUPERSAMPLING
     image = Image.new("RGB", (scale, scale), BOARD)
     draw = ImageDraw.Draw(image)
@@ -80,7 +80,7 @@ def draw_figure(drawing: Drawing, side: int) -> Image.Image:
     pixels = np.array(image.resize((side, side), Image.Resampling.BOX))
     for label in drawing.labels:
         _write(pixels, label, side)
-    return Image.fromarray(pixels)
+    return Image.fromarray(np.rint(pixels * brightness).astype(np.uint8))
 
 
 def _box(middle: Point, radius: float, scale: int) -> tuple[float, float, float, float]:
