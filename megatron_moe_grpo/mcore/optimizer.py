@@ -12,6 +12,7 @@ from megatron.core.transformer.module import Float16Module, MegatronModule
 
 from megatron_moe_grpo.config.schema import OptimizerConfig
 from megatron_moe_grpo.errors import ConfigError
+from megatron_moe_grpo.mcore.transformer_config import building_device
 
 PARTS = ("vision_tower", "projector", "language_model", "router")
 
@@ -40,8 +41,8 @@ def part_of(name: str) -> str:
 def _refuse_idle_ranks(model: torch.nn.Module, parts: tuple[str, ...]) -> None:
     """Megatron cannot build an optimizer without parameters."""
     is_idle = not any(parameter.requires_grad for parameter in model.parameters())
-    # Asked on all ranks together, so that all of them stop.
-    num_idle = torch.tensor(float(is_idle), device=next(model.parameters()).device)
+    # Asked on all ranks together, so that all of them stop.  Not on the parameters' device: a dry run has none.
+    num_idle = torch.tensor(float(is_idle), device=building_device())
     dist.all_reduce(num_idle)
     if num_idle > 0:
         raise ConfigError(

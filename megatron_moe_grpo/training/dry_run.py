@@ -12,6 +12,7 @@ from megatron_moe_grpo.mcore.optimizer import freeze_parts
 from megatron_moe_grpo.models.build import build_model
 from megatron_moe_grpo.models.hf_folder import read_hf_config
 from megatron_moe_grpo.models.parameter_counts import parameter_counts
+from megatron_moe_grpo.models.processing import Processing
 from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.rewards.judge import Judge
 from megatron_moe_grpo.rollout.prompts import check_and_encode, check_positions
@@ -35,7 +36,8 @@ def dry_run(config: RunConfig, world_size: int | None = None) -> str:
     with imagined_rank(config.parallel, 0, world_size) as layout:
         check_data_parallel(config, layout.data_size)
         with torch.device("meta"):
-            model = build_model(hf_config, config.parallel, config.precision, layout.is_first_stage, False)
+            stage = (layout.is_first_stage, layout.is_last_stage)
+            model = build_model(hf_config, config.parallel, config.precision, *stage)
         freeze_parts(model, config.model.freeze)
         data_size = layout.data_size
     counts = parameter_counts(family.weight_map(hf_config), text.num_active)
@@ -48,7 +50,8 @@ def dry_run(config: RunConfig, world_size: int | None = None) -> str:
     if config.method != "sft":
         lines["reward"] = json.dumps(config.reward.model_dump())
         lines["KL weight"] = _kl_weights(config)
-    return "\n".join(f"{name:10} {line}" for name, line in (lines | _rows(config)).items())
+    lines |= _rows(config, family.processing.from_folder(assets), text.max_positions)
+    return "\n".join(f"{name:10} {line}" for name, line in lines.items())
 
 
 def _work(config: RunConfig) -> str:
@@ -72,13 +75,9 @@ def _kl_weights(config: RunConfig) -> str:
     return f"{schedule}, {betas[lowest]:.4g} at step {lowest}, {betas[-1]:.4g} at the last"
 
 
-def _rows(config: RunConfig) -> dict[str, str]:
+def _rows(config: RunConfig, processing: Processing, max_positions: int) -> dict[str, str]:
     """Rows of both data files, read, checked and encoded as training does."""
-    assets = Path(config.model.checkpoint) / "assets"
-    family = family_of(read_hf_config(assets))
-    processing = family.processing.from_folder(assets)
     judge, found = Judge(config.reward), {}
-    max_positions = family.parse_architecture(read_hf_config(assets)).text.max_positions
     for name, path in (("training", config.data.train), ("held out", config.data.evaluation)):
         if path is None:
             continue

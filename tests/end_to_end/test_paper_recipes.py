@@ -94,3 +94,16 @@ def test_every_paper_recipe_is_run_dry_here() -> None:
     assert {path.name for path in PAPER.glob("*.yaml")} == {
         "moe_grpo_internvl3_5_1b.yaml", "grpo_d_qwen2_vl_2b_counting.yaml", "grpo_d_qwen2_vl_2b_geometry.yaml",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("pipeline", [1, 2])
+def test_dry_run_with_frozen_parts(pipeline: int, tmp_path: Path) -> None:
+    freeze = ["model.freeze=[vision_tower, projector, language_model]", f"parallel.pipeline={pipeline}"]
+    expect_success([dry_run(tmp_path, "moe_grpo_internvl3_5_1b.yaml", CHOICE, *freeze, "parallel.expert=2")])
+
+
+def test_dry_run_refuses_a_model_with_nothing_to_train(tmp_path: Path) -> None:
+    freeze = "model.freeze=[vision_tower, projector, language_model, router]"
+    finished = dry_run(tmp_path, "moe_grpo_internvl3_5_1b.yaml", CHOICE, freeze)
+    assert finished.exit_code == 2
+    assert "model.freeze leaves nothing to train" in finished.output
