@@ -4,7 +4,8 @@ Accepted rows (null counts as absent, unknown keys are ignored):
 * OneThinker style: `problem`, `options`, `solution`, `problem_type`, and pictures and videos as in `row_visuals.py`;
 * LLaVA style: `conversations` of one human and one gpt turn instead of problem and solution.
 Options may also stand as lines "A. ..", "B. .." in the question; they are moved to `options`.  A row without options is
-an open question if its `problem_type` says so; whether such an answer can be judged is `rewards/judge.py`'s business.
+an open question if its `problem_type` says so, and one with options has several right ones if its type is `multiple
+answers`; whether such an answer can be judged is `rewards/judge.py`'s business.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from megatron_moe_grpo.data.visuals import VisualFiles
 
 MULTIPLE_CHOICE = "multiple choice"
 """Type of a row that names none."""
+MULTIPLE_ANSWERS = "multiple answers"
+"""Type of a row whose solution names every right option: "A, C"."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Row:
     options: tuple[str, ...]
     """Ready strings "A. 3", "B. 4", ..., or none: an open answer."""
     solution: str
-    """Letter of the right option; the answer itself (a number, an expression, words) where there are none."""
+    """Letter of the right option, or letters (`multiple answers`); the answer itself where there are no options."""
     problem_type: str
     """Free text that metrics are grouped by and that picks the reward of an open answer."""
     visuals: tuple[VisualFiles, ...]
@@ -59,11 +62,12 @@ def parse_row(raw: Mapping[str, Any], line_number: int, source: str, image_root:
     if not TAG.sub("", problem).strip():
         raise place.problem("problem", "the question is empty")
     solution, beside = answer_and_rationale(answer)
+    has_one_letter = bool(options) and _plain(problem_type) != MULTIPLE_ANSWERS
     return Row(
         id=row_id,
         problem=problem,
         options=options,
-        solution=solution_letter(solution, options, place) if options else open_answer(solution, place),
+        solution=solution_letter(solution, options, place) if has_one_letter else open_answer(solution, place),
         problem_type=problem_type,
         visuals=visuals,
         rationale=rationale_of(raw, beside, place),
@@ -105,7 +109,7 @@ def _question_and_answer(raw: Mapping[str, Any], place: RowPlace) -> tuple[str, 
 def _options(raw: Mapping[str, Any], problem: str, problem_type: str, place: RowPlace) -> tuple[str, tuple[str, ...]]:
     """The question without its option lines, and the options; none if `problem_type` is that of an open answer."""
     given = raw.get("options")
-    is_open = " ".join(problem_type.casefold().replace("_", " ").split()) != MULTIPLE_CHOICE
+    is_open = _plain(problem_type) not in (MULTIPLE_CHOICE, MULTIPLE_ANSWERS)
     if given is None:
         problem, given = take_option_lines(problem)
         if not given and not is_open:
@@ -120,3 +124,8 @@ def _options(raw: Mapping[str, Any], problem: str, problem_type: str, place: Row
     if not options and is_open:
         return problem, ()
     return problem, normalise_options(options, place)
+
+
+def _plain(problem_type: str) -> str:
+    """Case and underscores do not matter."""
+    return " ".join(problem_type.casefold().replace("_", " ").split())

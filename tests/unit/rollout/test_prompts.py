@@ -166,6 +166,21 @@ def test_check_rows_asks_the_judge(folder: Path, processing: InternVLProcessing)
     assert len(check_rows(path, DataConfig(train=path), processing).rows) == 2
 
 
+@pytest.mark.parametrize("solution", ["A, C", "<answer>AC</answer>", "A and C"])
+def test_check_rows_reads_several_right_letters(solution: str, folder: Path, processing: InternVLProcessing) -> None:
+    row = {"options": ["one", "two", "three"], "problem_type": "Multiple_answers", "solution": solution}
+    path, judge = write(folder, row), Judge(RewardConfig())
+    (found,) = check_rows(path, DataConfig(train=path), processing, judge).rows
+    # All of them, half of the union, none.
+    assert [judge(response, found).accuracy for response in ("C, A", "A", "B")] == [1.0, 0.5, 0.0]
+
+
+def test_check_rows_names_letters_without_an_option(folder: Path, processing: InternVLProcessing) -> None:
+    path = write(folder, {"options": ["one", "two"], "problem_type": "multiple answers", "solution": "A, C"})
+    with pytest.raises(DataError, match="no list of letters of the 2 options"):
+        check_rows(path, DataConfig(train=path), processing, Judge(RewardConfig()))
+
+
 def test_prepare_prompts_keeps_each_picture_with_its_prompt(folder: Path, processing: InternVLProcessing) -> None:
     rows = checked(folder, processing, {"image": "1.png"}, {}, {"images": ["2.png", "0.png"]})
     num_positions = padded_positions(rows, 0, 1)
