@@ -37,20 +37,7 @@ def forward_backward(
         num_positions: S, the same for all micro-batches.
         num_sequences: B of a micro-batch, the same for all.
     """
-
-    def forward_step(batches: Iterator[MicroBatch], wrapped: Module) -> tuple[Tensor, Callable]:
-        batch = next(batches)
-        return forward(wrapped, batch), partial(loss, batch)
-
-    return get_forward_backward_func()(
-        forward_step_func=forward_step,
-        data_iterator=iter(micro_batches),
-        model=[model],
-        num_microbatches=len(micro_batches),
-        seq_length=num_positions,
-        micro_batch_size=num_sequences,
-        forward_only=False,
-    )
+    return _run_schedule(model, micro_batches, forward, loss, num_positions, num_sequences, forward_only=False)
 
 
 def forward_only(
@@ -64,23 +51,37 @@ def forward_only(
 
     Arguments as for `forward_backward`.
     """
-
-    def forward_step(batches: Iterator[MicroBatch], module: Module) -> tuple[Tensor, Callable]:
-        return forward(module, next(batches)), _keep_output
-
     with torch.no_grad():
-        kept = get_forward_backward_func()(
-            forward_step_func=forward_step,
-            data_iterator=iter(micro_batches),
-            model=[model],
-            num_microbatches=len(micro_batches),
-            seq_length=num_positions,
-            micro_batch_size=num_sequences,
-            forward_only=True,
+        kept = _run_schedule(
+            model, micro_batches, forward, _keep_output, num_positions, num_sequences, forward_only=True
         )
     return [output["output"] for output in kept]
 
 
-def _keep_output(output: Tensor) -> tuple[Tensor, Metrics]:
+def _run_schedule(
+    model: Module,
+    micro_batches: Sequence[MicroBatch],
+    forward: Callable[[Module, MicroBatch], Tensor],
+    loss: Callable[[MicroBatch, Tensor], tuple[Tensor, Metrics]],
+    num_positions: int,
+    num_sequences: int,
+    forward_only: bool,
+) -> list[Metrics]:
+    def forward_step(batches: Iterator[MicroBatch], module: Module) -> tuple[Tensor, Callable]:
+        batch = next(batches)
+        return forward(module, batch), partial(loss, batch)
+
+    return get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=iter(micro_batches),
+        model=[model],
+        num_microbatches=len(micro_batches),
+        seq_length=num_positions,
+        micro_batch_size=num_sequences,
+        forward_only=forward_only,
+    )
+
+
+def _keep_output(batch: object, output: Tensor) -> tuple[Tensor, Metrics]:
     """In the place of a loss: Megatron hands back the second value of each micro-batch."""
     return output.new_zeros(()), {"output": output.detach()}

@@ -49,7 +49,7 @@ class Counting:
         if answer is None:
             return 0.0
         if self._extraction == "official":
-            return float(answer == solution.strip() or self._math.is_equal_anywhere(answer, solution))
+            return float(self._math.is_equal_anywhere(answer, solution))
         right, said = said_number(solution), said_number(answer)
         assert right is not None, "rows are checked when they are loaded"
         return float(said is not None and same_number(said, right, self._tolerance))

@@ -29,7 +29,7 @@ class MathAnswer:
         if not answer:
             return 0.0
         if self._extraction == "official":
-            return float(answer == solution.strip() or self._math.is_equal_anywhere(answer, solution))
+            return float(self._math.is_equal_anywhere(answer, solution))
         return float(self._is_equal(answer, solution))
 
     def problem_with(self, solution: str, options: Sequence[str]) -> str | None:

@@ -44,8 +44,9 @@ class MathProcess:
         return self._ask(answer, solution, True, tolerance)
 
     def is_equal_anywhere(self, answer: str, solution: str) -> bool:
-        """Whether the last formula or number in `answer` equals that in `solution`; raises as `is_equal` does."""
-        return self._ask(answer, solution, False, 0.0)
+        """Equal texts, or the last formula or number in `answer` equals that in `solution`: R1-V's judgement of CLEVR
+        and GEOQA (src/r1-v/src/open_r1/grpo.py).  Raises as `is_equal` does."""
+        return answer == solution.strip() or self._ask(answer, solution, False, 0.0)
 
     def _ask(self, answer: str, solution: str, is_whole_answer: bool, tolerance: float) -> bool:
         request = {

@@ -15,8 +15,9 @@ from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
 
+from megatron_moe_grpo.rewards.math_process import READY, RIGHT, WRONG
+
 MAX_BYTES = 2 << 30
-READY, RIGHT, WRONG = b"R", b"1", b"0"
 
 
 def is_equal(answer: str, solution: str, is_whole_answer: bool, tolerance: float) -> bool:
