@@ -12,6 +12,7 @@ from pathlib import Path
 
 from megatron_moe_grpo.config.schema import ParallelConfig
 from megatron_moe_grpo.conversion.progress import progress_bar
+from megatron_moe_grpo.conversion.torch_threads import torch_on_one_thread
 from megatron_moe_grpo.errors import CheckpointError, MoeGrpoError
 
 
@@ -40,6 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+@torch_on_one_thread()
 def reshard(arguments: argparse.Namespace) -> None:
     """Plans, prints, writes, compares."""
     from megatron_moe_grpo.mcore.parallel import ParallelLayout

@@ -8,8 +8,8 @@ from pathlib import Path
 
 # Left alone, Linux starts writing to the disk when a tenth of the memory is dirty: a model may fit into less.
 FLUSH_BYTES = 64 * 2**20
-# What is left to hash at the end is waited for; but each turn of the hashing thread may wait 5 ms for Python's lock.
-HASH_BYTES = 4 * 2**20
+# Stays in the core's cache; 4 MB measured slower.  What is left to hash at the end is waited for.
+HASH_BYTES = 2**20
 WRITE_BYTES = 2**20
 
 
@@ -26,7 +26,7 @@ class HashedFile(AbstractContextManager["HashedFile"]):
     def __init__(self, path: Path):
         self.sha256 = ""
         self._file = path.open("x+b", buffering=0)
-        self._digest = hashlib.sha256()
+        self._digest, self._block = hashlib.sha256(), memoryview(bytearray(HASH_BYTES))
         self._hashing, self._flushing = ThreadPoolExecutor(max_workers=1), ThreadPoolExecutor(max_workers=1)
         self._num_bytes, self._num_given_bytes, self._num_hashed_bytes, self._num_sent_bytes = 0, 0, 0, 0
         self._work: list[Future] = []
@@ -65,7 +65,7 @@ class HashedFile(AbstractContextManager["HashedFile"]):
 
     def _hash_up_to(self, end: int) -> None:
         while self._num_hashed_bytes < end:
-            num_wanted = min(HASH_BYTES, end - self._num_hashed_bytes)
-            block = os.pread(self._file.fileno(), num_wanted, self._num_hashed_bytes)
-            self._digest.update(block)
-            self._num_hashed_bytes += len(block)
+            block = self._block[: end - self._num_hashed_bytes]
+            num_read = os.preadv(self._file.fileno(), [block], self._num_hashed_bytes)
+            self._digest.update(block[:num_read])
+            self._num_hashed_bytes += num_read

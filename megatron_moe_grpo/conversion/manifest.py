@@ -11,8 +11,8 @@ from typing import NamedTuple
 from megatron_moe_grpo.errors import CheckpointError
 
 NAME = "manifest.json"
-# A thread that hashes beside others may wait 5 ms for Python's lock after each block, which takes 2 ms to hash.
-BLOCK_BYTES = 4 * 2**20
+# Stays in the core's cache; smaller ones wait for Python's lock more often (256 KB and 4 MB measured slower).
+BLOCK_BYTES = 2**20
 NOTHING_KNOWN: Mapping[str, str] = MappingProxyType({})
 REMEDY = (
     "a checkpoint of a run: delete this folder to go on from the one before it; "
@@ -125,11 +125,12 @@ def verify_content(folder: Path, name: str, entry: Entry, on_block: Callable[[],
 
 
 def _sha256(path: Path, on_block: Callable[[], None] = lambda: None) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
+    # One buffer for all blocks: with new memory for each, the kernel clears as much again as is read.
+    digest, block = hashlib.sha256(), memoryview(bytearray(BLOCK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while num_read := file.readinto(block):
             on_block()
-            digest.update(block)
+            digest.update(block[:num_read])
     return digest.hexdigest()
 
 

@@ -14,6 +14,7 @@ from megatron_moe_grpo.conversion.new_folder import refuse_existing
 from megatron_moe_grpo.conversion.progress import progress_bar
 from megatron_moe_grpo.conversion.safetensors_folder import SafetensorsFolder
 from megatron_moe_grpo.conversion.tensor_bytes import source_bytes
+from megatron_moe_grpo.conversion.torch_threads import torch_on_one_thread
 from megatron_moe_grpo.conversion.verified_source import verified
 from megatron_moe_grpo.errors import ConversionError
 from megatron_moe_grpo.mcore.checkpoint import load_checkpoint
@@ -31,6 +32,7 @@ from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
 
 
+@torch_on_one_thread()
 def import_huggingface(source: Path, out: Path, is_bar_forced: bool = False) -> None:
     """Writes `out`, a Megatron checkpoint with the Hugging Face folder's weights and assets, one tensor at a time.
 
@@ -56,6 +58,7 @@ def import_huggingface(source: Path, out: Path, is_bar_forced: bool = False) -> 
             write_streamed_checkpoint(out, megatron, lambda: _build(hf_config), assets, state, progress)
 
 
+@torch_on_one_thread()
 def export_huggingface(checkpoint: Path, out: Path, layout: Layout = "same", is_bar_forced: bool = False) -> None:
     """Writes `out`, a Hugging Face folder, from a checkpoint of any parallel layout; no optimizer state.
 
