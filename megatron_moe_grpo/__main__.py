@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 
-from megatron_moe_grpo.commands import benchmark, convert, demo, evaluate, experiment, report, train
+from megatron_moe_grpo.commands import benchmark, convert, demo, evaluate, experiment, plan, report, train
 from megatron_moe_grpo.errors import MoeGrpoError
 
 VERBS = {
@@ -16,6 +16,7 @@ VERBS = {
     "evaluate": (evaluate.add_arguments, evaluate.run),
     "report": (report.add_arguments, report.run),
     "experiment": (experiment.add_arguments, experiment.run),
+    "plan": (plan.add_arguments, plan.run),
     "benchmark": (benchmark.add_arguments, benchmark.run),
 }
 

@@ -31,6 +31,7 @@ def check_config(config: RunConfig, sizes: DecoderSizes) -> None:
         _check_dense(config)
     else:
         _check_experts(config, sizes.num_experts, sizes.num_active)
+        _check_expert_copies(config)
         _check_selection(config)
         _check_assignment(config)
 
@@ -152,6 +153,20 @@ def _check_experts(config: RunConfig, num_experts: int, num_active: int) -> None
             got=f"K={num_active}",
             expected="K <= 4",
             remedy="use routing.likelihood=plackett_luce",
+        )
+
+
+def _check_expert_copies(config: RunConfig) -> None:
+    """Without expert parallelism Megatron (0.16.1, `allreduce` of expert weights) sums their gradients with the dense
+    ones', over data-parallel ranks; experts cut otherwise than the rest have copies on tensor-parallel ranks too."""
+    parallel = config.parallel
+    if parallel.expert == 1 and parallel.expert_tensor not in (None, parallel.tensor):
+        raise ConfigError(
+            "without expert parallelism, experts must be as tensor-parallel as the rest: gradients of the copies on "
+            "tensor-parallel ranks would not be summed",
+            got=f"parallel.expert=1, parallel.expert_tensor={parallel.expert_tensor}, "
+            f"parallel.tensor={parallel.tensor}",
+            remedy="leave parallel.expert_tensor out, or pass a parallel.expert above 1",
         )
 
 

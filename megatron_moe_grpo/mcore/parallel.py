@@ -83,7 +83,7 @@ def start_parallel(parallel: ParallelConfig, seed: int) -> ParallelLayout:
     if not dist.is_initialized():
         _start_distributed()
     world_size = dist.get_world_size()
-    _check_world(parallel, world_size)
+    check_world(parallel, world_size)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
@@ -142,7 +142,8 @@ def _start_distributed() -> None:
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT)
 
 
-def _check_world(parallel: ParallelConfig, world_size: int) -> None:
+def check_world(parallel: ParallelConfig, world_size: int) -> None:
+    """Raises ConfigError where the sizes do not divide the number of processes; needs no process group."""
     model_size = parallel.tensor * parallel.pipeline
     if world_size % model_size:
         raise ConfigError(
