@@ -44,5 +44,13 @@ class CheckpointError(MoeGrpoError):
     """A checkpoint that is incomplete, damaged, or belongs to another run."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """Files of a checkpoint are missing, or not as they were written: an older one may still serve."""
+
+
+class UpdateError(MoeGrpoError):
+    """Update after update would harm the weights: the run does not go on by itself."""
+
+
 class TraceError(MoeGrpoError):
     """A routing trace that was not consumed exactly once, or does not fit its tokens."""

@@ -53,17 +53,18 @@ class Command(AbstractContextManager["Command"]):
 
     def kill_when(self, is_reached: Callable[[], bool]) -> None:
         """SIGKILL to every rank, the last one first, as soon as `is_reached`; nothing that they started may live on."""
-        deadline_s = time.monotonic() + TIMEOUT_S
-        while not is_reached():
-            assert all(process.is_alive() for process in self._ranks), f"ended too early:\n{self.finish()}"
-            assert time.monotonic() < deadline_s, f"never came so far:\n{self._outputs()}"
-            time.sleep(POLL_S)
+        self._wait_until(is_reached)
         children = [child for process in self._ranks for child in psutil.Process(process.pid).children(recursive=True)]
         for process in reversed(self._ranks):
             os.kill(process.pid, signal.SIGKILL)
         assert [finished.exit_code for finished in self.finish()] == [-signal.SIGKILL] * len(self._ranks)
         _, left_behind = psutil.wait_procs(children, timeout=TIMEOUT_S)
         assert not left_behind, f"outlive the run that was killed: {left_behind}"
+
+    def send_when(self, is_reached: Callable[[], bool], number: signal.Signals, rank: int = 0) -> None:
+        """A signal to one rank as soon as `is_reached`."""
+        self._wait_until(is_reached)
+        os.kill(self._ranks[rank].pid, number)
 
     def finish(self) -> list[Finished]:
         """Waits for the end of every rank."""
@@ -79,6 +80,13 @@ class Command(AbstractContextManager["Command"]):
         for process in self._ranks:
             process.kill()
             process.join()
+
+    def _wait_until(self, is_reached: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while not is_reached():
+            assert all(process.is_alive() for process in self._ranks), f"ended too early:\n{self.finish()}"
+            assert time.monotonic() < deadline_s, f"never came so far:\n{self._outputs()}"
+            time.sleep(POLL_S)
 
     def _outputs(self) -> list[str]:
         return [path.read_text(encoding="utf-8") if path.is_file() else "" for path in self._logs]

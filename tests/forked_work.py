@@ -4,6 +4,8 @@ import multiprocessing
 import resource
 from collections.abc import Callable
 
+from forked_commands import PRELOADED
+
 TIMEOUT_S = 60
 
 
@@ -13,6 +15,25 @@ def exit_code_of(work: Callable[[], object]) -> int:
     process.start()
     process.join(TIMEOUT_S)
     assert not process.is_alive(), "hangs"
+    return process.exitcode
+
+
+def exit_code_of_clean(work: Callable[..., object], *arguments: object) -> int:
+    """The same of a process that was forked from one that has done nothing, for work with process groups of torch:
+    those of earlier tests would wait for their threads, which a fork does not have.
+
+    Args:
+        work: a function of a module.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=work, args=arguments)
+    process.start()
+    process.join(TIMEOUT_S)
+    is_hanging = process.is_alive()
+    process.kill()
+    process.join()
+    assert not is_hanging, "hangs"
     return process.exitcode
 
 

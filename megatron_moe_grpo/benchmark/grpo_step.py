@@ -35,6 +35,7 @@ from megatron_moe_grpo.training import update
 from megatron_moe_grpo.training.metrics import rollout_metrics, routing_metrics
 from megatron_moe_grpo.training.update import update_policy
 from megatron_moe_grpo.training.update_batch import UpdateSettings
+from megatron_moe_grpo.training.update_guard import UpdateGuard
 
 PHASES = (
     "prompt preparation", "vision", "prefill", "decode", "rewards and texts", "update: micro-batches",
@@ -51,6 +52,7 @@ class GrpoProgram:
         self.rows = encode_rows(make_rows(pictures), self.processing)
         self.trainable = _trainable(folder, self.config, total_steps)
         self.settings = UpdateSettings.of(self.config)
+        self.guard = UpdateGuard(self.config.stability, is_loss_signed=True)
         sizes = router_sizes(self.trainable.module.config)
         self.counts = ModalityCounts(sizes.num_layers, sizes.num_experts, self.config.routing.guidance_decay)
         self.num_steps = 0
@@ -65,7 +67,7 @@ class GrpoProgram:
         )  # fmt: skip
         advantages = group_advantages(rollouts.reward_B, GROUP_SIZE)
         metrics = rollout_metrics(rollouts, advantages, layout) | self._count_routing(rollouts.responses.counts)
-        metrics |= update_policy(self.trainable, layout, rollouts, advantages.advantage_B, self.settings)
+        metrics |= update_policy(self.trainable, layout, rollouts, advantages.advantage_B, self.settings, self.guard)
         self.num_steps += 1
         return metrics
 
@@ -114,6 +116,7 @@ def phases(program: GrpoProgram, clock: PhaseClock) -> Iterator[None]:
         (collect, "_texts", "rewards and texts"),
         (update, "update_batches", "update: micro-batches"),
         (update, "forward_backward", "update: forward and backward"),
+        (TrainableModel, "measure", "update: optimizer"),
         (TrainableModel, "step", "update: optimizer"),
     )
     with ExitStack() as stack:

@@ -1,8 +1,10 @@
 """`train CONFIG [--set a.b=c ...]`: supervised training, MoE-GRPO or GRPO, by `method`; `--dry-run` only checks."""
 
 import argparse
+from pathlib import Path
 
-from megatron_moe_grpo.config import load_config
+from megatron_moe_grpo.config import RunConfig, load_config
+from megatron_moe_grpo.training.run_status import begin_status, write_status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="check recipe, model sizes, layout and every row; train nothing"
     )
+    parser.add_argument(
+        "--status-file", type=Path, help="write how the run ended here: finished, stopped, hung or failed (JSON)"
+    )
     parser.add_argument("--world-size", type=int, help="with --dry-run: processes to plan for (default: the fewest)")
 
 
@@ -29,11 +34,21 @@ def run(arguments: argparse.Namespace) -> None:
         from megatron_moe_grpo.training.dry_run import dry_run
 
         print(dry_run(config, arguments.world_size))
-    elif config.method == "sft":
+        return
+    begin_status(arguments.status_file)
+    try:
+        _train(config, arguments.status_file)
+    except Exception as error:
+        write_status(arguments.status_file, "failed", None, str(error) or type(error).__name__)
+        raise
+
+
+def _train(config: RunConfig, status_file: Path | None) -> None:
+    if config.method == "sft":
         from megatron_moe_grpo.training.train_sft import train_sft
 
-        train_sft(config)
+        train_sft(config, status_file)
     else:
         from megatron_moe_grpo.training.train_grpo import train_grpo
 
-        train_grpo(config)
+        train_grpo(config, status_file)

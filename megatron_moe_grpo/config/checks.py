@@ -24,6 +24,13 @@ def check_config(config: RunConfig, sizes: DecoderSizes) -> None:
             got=f"precision=bf16, training.updates_per_rollout={training.updates_per_rollout}",
             expected="precision=fp32, or one update a rollout",
         )
+    if training.keep_best and (config.data.evaluation is None or training.evaluate_every == 0):
+        raise ConfigError(
+            "the best checkpoints are those with the highest held-out accuracy, and nothing measures it",
+            got=f"training.keep_best={training.keep_best}, data.evaluation={config.data.evaluation}, "
+            f"training.evaluate_every={training.evaluate_every}",
+            remedy="pass --set data.evaluation=... and --set training.evaluate_every equal to training.save_every",
+        )
     if config.method != "sft":
         _check_rollouts(config)
         _check_objective(config)

@@ -220,6 +220,24 @@ class TrainingConfig(Section):
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = Field(2, gt=0)
     """Newest checkpoints kept."""
+    keep_best: int = Field(0, ge=0)
+    """Checkpoints kept besides those, the best by held-out accuracy."""
+    async_save: bool = False
+    """Write checkpoints in a process beside training: a save then costs the time of a copy in memory."""
+
+
+class StabilityConfig(Section):
+    """What a run does when a number, a process or a signal goes wrong."""
+
+    max_skipped_updates: int = Field(10, gt=0)
+    """Updates skipped in a row after which the run stops, with the batch saved for inspection."""
+    spike_sigmas: float = Field(6.0, ge=0)
+    """An update whose loss or gradient norm is so many standard deviations above the mean of the last
+    `spike_window_steps` is skipped; 0: never. NaN and infinity always are."""
+    spike_window_steps: int = Field(128, gt=1)
+    """Updates that mean and standard deviation are taken of; nothing counts as a spike before there are so many."""
+    hang_timeout_s: float = Field(1800.0, gt=0)
+    """A run in which no process has moved on for so long is ended, with the stacks of its processes."""
 
 
 class LoggingConfig(Section):
@@ -257,4 +275,5 @@ class RunConfig(Section):
     reward: RewardConfig = RewardConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     parallel: ParallelConfig = ParallelConfig()
+    stability: StabilityConfig = StabilityConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from megatron_moe_grpo.errors import CheckpointError
+from megatron_moe_grpo.errors import DamagedCheckpointError
 
 NAME = "manifest.json"
 # Stays in the core's cache; smaller ones wait for Python's lock more often (256 KB and 4 MB measured slower).
@@ -38,7 +38,7 @@ def write_manifest(folder: Path, known_digests: Mapping[str, str] = NOTHING_KNOW
     files = {}
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()
-        files[name] = {"bytes": path.stat().st_size, "sha256": known_digests.get(name) or _sha256(path)}
+        files[name] = {"bytes": path.stat().st_size, "sha256": known_digests.get(name) or sha256_of(path)}
         with path.open("rb") as file:
             os.fsync(file.fileno())
     manifest = folder / NAME
@@ -48,25 +48,33 @@ def write_manifest(folder: Path, known_digests: Mapping[str, str] = NOTHING_KNOW
 
 
 def verify_manifest(folder: Path, on_block: Callable[[], None] = lambda: None) -> None:
-    """Raises CheckpointError with the name of the first file that is missing, shorter, or changed.
+    """Raises DamagedCheckpointError with the name of the first file that is missing, shorter, or changed.
 
     Args:
         on_block: called before each block is hashed; what it raises ends the work.
     """
-    for name, entry in read_manifest(folder).items():
-        verify_size(folder, name, entry)
-        verify_content(folder, name, entry, on_block)
+    verify_share(folder, 0, 1, on_block)
+
+
+def verify_share(folder: Path, number: int, num_shares: int, on_block: Callable[[], None] = lambda: None) -> None:
+    """`verify_manifest` of the files whose turn it is: several processes share the work, the large files evenly."""
+    entries = read_manifest(folder)
+    names = sorted(entries, key=lambda name: (entries[name].num_bytes, name))
+    for name in names[number::num_shares]:
+        verify_size(folder, name, entries[name])
+        verify_content(folder, name, entries[name], on_block)
 
 
 def read_manifest(folder: Path) -> dict[str, Entry]:
     """Path inside `folder` -> what is known of the file.
 
     Raises:
-        CheckpointError: there is no manifest, it cannot be read, or the folder holds files of a model that it lacks.
+        DamagedCheckpointError: there is no manifest, it cannot be read, or the folder holds files of a model that it
+            lacks.
     """
     manifest = folder / NAME
     if not manifest.is_file():
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"{folder} is not a complete checkpoint",
             got=f"no {NAME}",
             expected=f"a folder that ends with {NAME}",
@@ -76,7 +84,7 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
         files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
         entries = {name: Entry(int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"{manifest} is damaged", got=f"{type(error).__name__}: {error}", remedy=REMEDY
         ) from error
     _refuse_unlisted(folder, entries)
@@ -88,7 +96,7 @@ def _refuse_unlisted(folder: Path, entries: Mapping[str, Entry]) -> None:
     names = [path.relative_to(folder).as_posix() for path in _files(folder)]
     unlisted = [name for name in names if name not in entries and name.endswith(USED_SUFFIXES)]
     if unlisted:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"{folder} holds files that it was not written with",
             got=", ".join(unlisted[:5]),
             expected=f"the files that {NAME} lists",
@@ -97,14 +105,14 @@ def _refuse_unlisted(folder: Path, entries: Mapping[str, Entry]) -> None:
 
 
 def verify_size(folder: Path, name: str, entry: Entry) -> None:
-    """Raises CheckpointError if the file is missing, or longer or shorter than it was."""
+    """Raises DamagedCheckpointError if the file is missing, or longer or shorter than it was."""
     path = folder / name
     if not path.is_file():
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"{folder} lacks a file", got=f"no {name}", expected="all files of its manifest", remedy=REMEDY
         )
     if path.stat().st_size != entry.num_bytes:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"{path} has the wrong size",
             got=f"{path.stat().st_size} bytes",
             expected=f"{entry.num_bytes} bytes",
@@ -113,10 +121,15 @@ def verify_size(folder: Path, name: str, entry: Entry) -> None:
 
 
 def verify_content(folder: Path, name: str, entry: Entry, on_block: Callable[[], None] = lambda: None) -> None:
-    """Raises CheckpointError if the file's bytes are not those that were written; `on_block` as above."""
-    digest = _sha256(folder / name, on_block)
+    """Raises DamagedCheckpointError if the file's bytes are not those that were written; `on_block` as above."""
+    try:
+        digest = sha256_of(folder / name, on_block)
+    except OSError as error:
+        raise DamagedCheckpointError(
+            f"{folder / name} cannot be read", got=f"{type(error).__name__}: {error}", remedy=REMEDY
+        ) from error
     if digest != entry.sha256:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"{folder / name} has changed since it was written",
             got=f"sha256 {digest[:16]}…",
             expected=f"sha256 {entry.sha256[:16]}…",
@@ -124,7 +137,7 @@ def verify_content(folder: Path, name: str, entry: Entry, on_block: Callable[[],
         )
 
 
-def _sha256(path: Path, on_block: Callable[[], None] = lambda: None) -> str:
+def sha256_of(path: Path, on_block: Callable[[], None] = lambda: None) -> str:
     # One buffer for all blocks: with new memory for each, the kernel clears as much again as is read.
     digest, block = hashlib.sha256(), memoryview(bytearray(BLOCK_BYTES))
     with path.open("rb", buffering=0) as file:

@@ -4,6 +4,9 @@ Choices the paper leaves open: the standard deviation is the unbiased one (divid
 nothing is added to it.  A group whose rewards are all *exactly* equal has no signal and gets exactly 0; the test is
 max == min, because the standard deviation of equal floats can come out as rounding noise, and dividing by that
 would make advantages of +-1 out of nothing.  Dr.GRPO leaves the division out: A^i = R^i - mean R.
+
+A reward that is not finite makes its group's advantages not finite, and so the loss: the update is skipped and counted
+(training/update_guard.py).  Any other value for it would be made up.
 """
 
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ class GroupAdvantages:
     advantage_B: Tensor
     """float32, prompt-major; detached; exactly 0 in groups without signal."""
     has_signal_P: Tensor
-    """bool, False where all G rewards are equal (always for G = 1)."""
+    """bool, False where all G rewards are equal and finite (always for G = 1)."""
 
 
 def group_advantages(reward_B: Tensor, group_size: int, divides_by_std: bool = True) -> GroupAdvantages:
@@ -32,9 +35,9 @@ def group_advantages(reward_B: Tensor, group_size: int, divides_by_std: bool = T
         group_size: G.
         divides_by_std: False: rewards are only centred (Dr.GRPO).
     Returns:
-        GroupAdvantages: never NaN.
+        GroupAdvantages: finite where the group's rewards are; no other group is touched by one that is not.
     Raises:
-        DataError: rewards that do not form whole groups, or a reward that is not finite.
+        DataError: rewards that do not form whole groups.
     """
     if reward_B.shape[0] % group_size:
         raise DataError(
@@ -42,14 +45,10 @@ def group_advantages(reward_B: Tensor, group_size: int, divides_by_std: bool = T
             got=f"{reward_B.shape[0]} rewards",
             expected=f"a multiple of {group_size}",
         )
-    if not reward_B.isfinite().all():
-        rollout = int((~reward_B.isfinite()).nonzero()[0])
-        raise DataError(
-            "A reward is not finite", got=f"{float(reward_B[rollout])} at rollout {rollout}", expected="a finite number"
-        )
     # float64: the square of a tiny difference must not underflow to a standard deviation of 0.
     reward_PG = reward_B.detach().to(torch.float64).view(-1, group_size)
-    has_signal_P = reward_PG.amax(1) != reward_PG.amin(1)
+    # Infinity equals infinity, and is no group without signal.
+    has_signal_P = (reward_PG.amax(1) != reward_PG.amin(1)) | ~reward_PG.isfinite().all(1)
     deviation_PG = reward_PG - reward_PG.mean(1, keepdim=True)
     advantage_PG = deviation_PG
     if divides_by_std:

@@ -8,8 +8,6 @@ step_00000100/
 """
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,15 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from torch.distributed.checkpoint.api import CheckpointException
 
-from megatron_moe_grpo.conversion.manifest import verify_manifest, write_manifest
+from megatron_moe_grpo.conversion.manifest import verify_share
 from megatron_moe_grpo.errors import CheckpointError
+from megatron_moe_grpo.mcore.agreement import on_all_ranks
+from megatron_moe_grpo.mcore.checkpoint_folders import STATE
+from megatron_moe_grpo.mcore.checkpoint_save import CheckpointSave, finish_together, written
 from megatron_moe_grpo.mcore.optimizer import TrainableModel
-from megatron_moe_grpo.mcore.parallel import on_main_rank
-from megatron_moe_grpo.mcore.shard_plan import checkpoint_metadata, content_metadata
-
-
-def step_folder(parent: Path, step: int) -> Path:
-    """Where the checkpoint after `step` steps stands; names sort by step."""
-    return parent / f"step_{step:08d}"
+from megatron_moe_grpo.mcore.pickle_allow_list import refuse_unsafe_pickles
+from megatron_moe_grpo.mcore.shard_plan import checkpoint_metadata
+from megatron_moe_grpo.mcore.shard_reader import WEIGHTS
 
 
 def save_checkpoint(
@@ -38,43 +35,34 @@ def save_checkpoint(
     state: dict[str, Any],
     trainable: TrainableModel | None = None,
 ) -> None:
-    """Writes `folder` from all ranks; it appears whole or not at all.  Without `trainable`: weights only."""
-    unfinished = folder.with_suffix(".unfinished")
-    is_main = dist.get_rank() == 0
-    if is_main:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        (unfinished / "weights").mkdir(parents=True)
-        shutil.copytree(assets, unfinished / "assets")
-    dist.barrier()
-    sharded = _sharded_state(model, trainable, checkpoint_metadata(), is_loading=False)
-    dist_checkpointing.save(sharded, str(unfinished / "weights"), content_metadata=content_metadata())
-    dist.barrier()
-    if is_main:
-        has_optimizer = trainable is not None
-        text = json.dumps({**state, "has_optimizer": has_optimizer}, indent=1)
-        (unfinished / "state.json").write_text(text, encoding="utf-8")
-        write_manifest(unfinished)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(unfinished, folder)
-    dist.barrier()
+    """Writes `folder`, which must not exist, from all ranks; it appears whole or not at all.
+
+    Without `trainable`: weights only.  Raises CheckpointError, on all ranks, where the disk cannot take it.
+    """
+    save = CheckpointSave(folder, sharded_state(model, trainable, is_loading=False), assets, state)
+    finish_together(save, written(save))
 
 
 def load_checkpoint(folder: Path, model: torch.nn.Module, trainable: TrainableModel | None = None) -> dict[str, Any]:
     """Fills `model` (and the optimizer, with `trainable`) from `folder` under this run's layout; returns state.json.
 
-    Raises CheckpointError, on every rank, before any weight is touched when a file is missing or changed.
+    Raises, on every rank, before any weight is touched:
+        DamagedCheckpointError: a file is missing or changed; it is enough that one rank finds it so.
+        CheckpointError: a pickle names something that training does not write, or the checkpoint is of another model.
     """
-    on_main_rank(lambda: verify_manifest(folder))
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    on_all_ranks(lambda: verify_share(folder, dist.get_rank(), dist.get_world_size()))
+    # Not before the bytes are known to be whole: a torn pickle is damage, a whole one with other names is not.
+    on_all_ranks(lambda: refuse_unsafe_pickles(folder / WEIGHTS))
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     if trainable is not None and not state["has_optimizer"]:
         raise CheckpointError(
             f"{folder} holds no optimizer state",
             expected="a checkpoint that training wrote",
             remedy="start a new run from it with model.checkpoint instead of resuming",
         )
-    sharded = _sharded_state(model, trainable, checkpoint_metadata(), is_loading=True)
+    sharded = sharded_state(model, trainable, is_loading=True)
     try:
-        loaded = dist_checkpointing.load(sharded, str(folder / "weights"))
+        loaded = dist_checkpointing.load(sharded, str(folder / WEIGHTS))
     # CheckpointException is a BaseException: `except Exception` would let it end the process without a word.
     except (CheckpointException, CheckpointingException, KeyError, RuntimeError) as error:
         raise CheckpointError(
@@ -85,32 +73,15 @@ def load_checkpoint(folder: Path, model: torch.nn.Module, trainable: TrainableMo
     model.load_state_dict(loaded["model"])
     if trainable is not None:
         trainable.optimizer.load_state_dict(_nest_for_layout(loaded["optimizer"], trainable))
+        # Megatron adds the saved steps to those that this one has counted (0.16.1, optimizer_param_scheduler.py).
+        trainable.scheduler.num_steps = 0
         trainable.scheduler.load_state_dict(loaded["scheduler"])
     return state
 
 
-def newest_checkpoint(parent: Path) -> Path | None:
-    """The complete checkpoint with the highest step, or None."""
-    complete = sorted(folder for folder in parent.glob("step_*") if folder.suffix != ".unfinished")
-    return complete[-1] if complete else None
-
-
-def remove_old_checkpoints(parent: Path, keep: int) -> None:
-    """Deletes all but the newest `keep`, and what a killed process left unfinished; not while a save is under way.
-
-    A folder loses its name first, so that half of one is never taken for whole.
-    """
-    complete = sorted(folder for folder in parent.glob("step_*") if folder.suffix != ".unfinished")
-    for folder in complete[:-keep]:
-        doomed = folder.with_suffix(".unfinished")
-        os.replace(folder, doomed)
-    for unfinished in parent.glob("step_*.unfinished"):
-        shutil.rmtree(unfinished)
-
-
-def _sharded_state(
-    model: torch.nn.Module, trainable: TrainableModel | None, metadata: dict[str, Any], is_loading: bool
-) -> dict[str, Any]:
+def sharded_state(model: torch.nn.Module, trainable: TrainableModel | None, *, is_loading: bool) -> dict[str, Any]:
+    """What a checkpoint holds of model and optimizer, as Megatron describes it: by tensor, and by part of it."""
+    metadata = checkpoint_metadata()
     state = {"model": model.sharded_state_dict(metadata=metadata)}
     if trainable is not None:
         state["optimizer"] = trainable.optimizer.sharded_state_dict(

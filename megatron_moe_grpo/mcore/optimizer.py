@@ -7,8 +7,11 @@ import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.parallel_state import get_tensor_model_parallel_world_size
 from megatron.core.transformer.module import Float16Module, MegatronModule
+from torch.nn.utils import get_total_norm
 
 from megatron_moe_grpo.config.schema import OptimizerConfig
 from megatron_moe_grpo.errors import ConfigError
@@ -68,14 +71,50 @@ class TrainableModel:
         self.wrapped.zero_grad_buffer()
         self.optimizer.zero_grad()
 
-    def step(self) -> tuple[float, float]:
-        """One optimizer step at the schedule's next learning rate; returns (gradient norm before clipping, lr).
+    @property
+    def learning_rate(self) -> float:
+        """That of the last step, taken or skipped."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def measure(self, loss: float) -> tuple[float, float]:
+        """`loss`, and the L2 norm of the whole gradient before clipping; not finite if any rank's part is not.
+
+        The same two numbers on every rank.  The weights are as they were: `step` or `skip_step` follows.
+        """
+        # What it returns is about the loss scale of fp16, which there is not: never anything but False.
+        self.optimizer.prepare_grads()
+        gradient_norm = float(self.optimizer.get_grad_norm())
+        if get_tensor_model_parallel_world_size() == 1:
+            return loss, gradient_norm
+        # Each tensor-parallel rank computes the loss for itself, and of a weight that all of them hold, the norm counts
+        # the first one's gradient only: another's own NaN (a defect of its memory) would go unseen, or divide them.
+        parameters = [parameter for part in self.optimizer.chained_optimizers for parameter in part.get_parameters()]
+        norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        sums = torch.stack((norm.double() * 0.0, norm.new_tensor(loss, dtype=torch.float64))).to(building_device())
+        dist.all_reduce(sums)
+        zero, loss_sum = sums.tolist()
+        return loss_sum / dist.get_world_size(), gradient_norm + zero
+
+    def step(self, gradient_norm: float) -> None:
+        """One optimizer step at the schedule's next learning rate, with the gradient clipped by its norm.
 
         The schedule moves first: Megatron's other order would spend the first warm-up step at learning rate 0.
+        It is Megatron's `ChainedOptimizer.step` from where the norm is known (0.16.1, optimizer.py).
         """
         self.scheduler.step(increment=1)
-        _, gradient_norm, _ = self.optimizer.step()
-        return float(gradient_norm), float(self.optimizer.param_groups[0]["lr"])
+        for part in self.optimizer.chained_optimizers:
+            if parameters := part.get_parameters():
+                clip_grad_by_total_norm_fp32(parameters, self.optimizer.config.clip_grad, gradient_norm)
+        self.optimizer.step_with_ready_grads()
+
+    def skip_step(self) -> None:
+        """Forgets the gradient; weights, Adam's moments and its count of steps stay as they are, bit for bit.
+
+        The schedule moves on: the learning rate of an update is a function of its number alone, and the last one
+        ends the decay, however many were skipped.
+        """
+        self.scheduler.step(increment=1)
+        self.zero_gradients()
 
 
 def make_trainable(model: MegatronModule, settings: OptimizerConfig, total_steps: int) -> TrainableModel:

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 from megatron_moe_grpo.conversion.checked_files import CheckedFiles
 from megatron_moe_grpo.errors import CheckpointError
+from megatron_moe_grpo.mcore.pickle_allow_list import refuse_unsafe_pickles
 from megatron_moe_grpo.mcore.stacked_names import num_stacked_axes
 
 WEIGHTS = "weights"
@@ -31,12 +32,14 @@ class ShardReader:
     def __init__(self, folder: Path):
         """
         Raises:
-            CheckpointError: the checkpoint is not complete, a shard has another size, or another file has changed.
+            CheckpointError: the checkpoint is not complete, a shard has another size, another file has changed, or a
+                pickle names something that training does not write.
         """
         self._folder, self._files = folder, CheckedFiles(folder)
         for name in self._files.names:
             if not name.endswith(SHARD_SUFFIX):
                 self._files.require(name)
+        self._refuse_unsafe_pickles()
         self._reader = FileSystemReader(folder / WEIGHTS)
         metadata = self._reader.read_metadata()
         self._reader.set_up_storage_reader(metadata, is_coordinator=True)
@@ -98,6 +101,15 @@ class ShardReader:
         chunk = min(chunks, key=lambda chunk: tuple(chunk.offsets))
         info = self._reader.storage_data[MetadataIndex(key, chunk.offsets)]
         return self._file_numbers[f"{WEIGHTS}/{info.relative_path}"], info.offset
+
+    def _refuse_unsafe_pickles(self) -> None:
+        try:
+            refuse_unsafe_pickles(self._folder / WEIGHTS)
+        except CheckpointError:
+            # A torn file may look like a made-up one: if that is all, say so.
+            for name in self._files.names:
+                self._files.require(name)
+            raise
 
     def _chunks_near(self, key: str, offsets: Sequence[int]) -> list[ChunkStorageMetadata]:
         """The shards at that place of the stack: 48 layers of 128 experts have too many to look through each time."""

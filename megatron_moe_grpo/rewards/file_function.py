@@ -17,6 +17,9 @@ MAX_SHOWN_CHARS = 300
 class FileFunction:
     """Calls a function of a user's file with the whole response, tags included, and checks what it returns.
 
+    NaN and infinity are numbers and pass: training skips the update and counts it (training/update_guard.py), so that
+    one response in a million does not end a run of days.  Anything else that is no number is a mistake in the function.
+
     The file runs with all rights of this process, as any program of the user's does; a relative path starts from the
     working directory.
 
@@ -35,16 +38,20 @@ class FileFunction:
         """What the function returns.
 
         Raises:
-            RewardError: it raises, or returns anything but a finite float or whole number; names response and solution.
+            RewardError: it raises, or returns anything but a float or whole number; names response and solution.
         """
         try:
             reward = self._function(response, solution, tuple(options))
         except Exception as error:
             raise self._problem("raised an error", f"{type(error).__name__}: {error}", response, solution) from error
         # Not float(reward): a text "1" or a tensor would pass, and hide a mistake.
-        if not isinstance(reward, int | float) or not math.isfinite(reward):
-            raise self._problem("returned no finite number", repr(reward), response, solution)
-        return float(reward)
+        if not isinstance(reward, int | float):
+            raise self._problem("returned no number", repr(reward), response, solution)
+        try:
+            return float(reward)
+        except OverflowError:
+            # A whole number of more than 308 digits.
+            return math.inf if reward > 0 else -math.inf
 
     def problem_with(self, solution: str, options: Sequence[str]) -> str | None:
         return None
@@ -54,7 +61,7 @@ class FileFunction:
         return RewardError(
             f"the reward function {what}: {self._setting}",
             got=f"{_short(got)} for {shown}",
-            expected="a finite number for any response text",
+            expected="a number for any response text",
             remedy="put the function right; the run goes on from its last checkpoint",
         )
 

@@ -15,6 +15,7 @@ from megatron_moe_grpo.models.processing import Processing
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
 from megatron_moe_grpo.rewards.judge import Judgement, Question
 from megatron_moe_grpo.rollout.decode import DecodeSettings, decode
+from megatron_moe_grpo.rollout.interruption import BetweenTokens, never
 from megatron_moe_grpo.rollout.prompts import EncodedRow, padded_positions, prepare_prompts
 from megatron_moe_grpo.rollout.records import Responses, RolloutBatch
 from megatron_moe_grpo.routing.trace import RouteMode
@@ -82,7 +83,12 @@ def collect_rollouts(
     return RolloutBatch(prompts, responses, texts, judgements, reward_B, group_size, stream_B)
 
 
-def rollout_settings(config: RunConfig, processing: Processing, is_allowed_L2N: Tensor | None) -> DecodeSettings:
+def rollout_settings(
+    config: RunConfig,
+    processing: Processing,
+    is_allowed_L2N: Tensor | None,
+    between_tokens: BetweenTokens = never,
+) -> DecodeSettings:
     """How training explores."""
     routing, device = config.routing, torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return DecodeSettings(
@@ -95,6 +101,7 @@ def rollout_settings(config: RunConfig, processing: Processing, is_allowed_L2N: 
         token_top_p=config.rollout.token_top_p,
         explores_prompt=routing.explore == "all",
         is_allowed_L2N=is_allowed_L2N,
+        between_tokens=between_tokens,
     )
 
 

@@ -19,6 +19,7 @@ from megatron_moe_grpo.mcore.routing_records import (
 from megatron_moe_grpo.mcore.stochastic_router import route_with
 from megatron_moe_grpo.models.token_batch import TokenBatch
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
+from megatron_moe_grpo.rollout.interruption import BetweenTokens, all_closed, never
 from megatron_moe_grpo.rollout.records import Responses, RoutingCounts
 from megatron_moe_grpo.rollout.token_sampling import choose_tokens
 from megatron_moe_grpo.routing.trace import RouteMode, RoutingTrace
@@ -44,6 +45,7 @@ class DecodeSettings:
     explores_prompt: bool = True
     """False: sample experts only where a response token is produced."""
     is_allowed_L2N: Tensor | None = None
+    between_tokens: BetweenTokens = never
 
 
 def decode(
@@ -57,6 +59,9 @@ def decode(
     """Decodes B sequences to their ends; call inside `decoding_mode`, on all ranks of the model together.
 
     Ranks stay in step (experts live on several of them), so everyone stops when the last sequence anywhere has ended.
+
+    Raises:
+        StopRequested: on all ranks, if `settings.between_tokens` asked for it on one.
     """
     num_sequences, num_prompt_positions = prompts.token_ids_BS.shape
     forward = CachedForward(model, layout, num_sequences, num_prompt_positions + settings.max_new_tokens)
@@ -75,7 +80,7 @@ def decode(
         logprob_B = torch.log_softmax(logits_BV, dim=-1).gather(1, token_B[:, None])[:, 0]
         tokens.append(token_B), logprobs.append(logprob_B), was_open.append(is_open_B)
         is_open_B = is_open_B & (token_B != settings.end_token_id)
-        if _all_closed(is_open_B, layout):
+        if all_closed(is_open_B, layout, bool(settings.between_tokens())):
             break
         features_FD = None
         batch = batch.extended(token_B[:, None], is_open_B[:, None])
@@ -96,11 +101,6 @@ def _choose_tokens(logits_BV: Tensor, batch: TokenBatch, stream_B: Tensor, setti
     next_position_B1 = batch.position_BS[:, -1:] + 1
     seed, temperature = settings.policy.seed, settings.token_temperature
     return choose_tokens(allowed_BV, stream_B, next_position_B1, seed, temperature, settings.token_top_p)
-
-
-def _all_closed(is_open_B: Tensor, layout: ParallelLayout) -> bool:
-    num_open = is_open_B.sum().float()
-    return layout.sum_over_data(num_open).item() == 0
 
 
 def _stack(columns: list[Tensor], num_padding: int, filler: int | float | bool) -> Tensor:

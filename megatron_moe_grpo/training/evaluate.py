@@ -13,7 +13,8 @@ def evaluate_run(run: Run, with_blank: bool) -> dict[str, Any]:
     if not run.evaluation_rows:
         return {}
     config = run.config
-    training = rollout_settings(config, run.processing, current_mask(run))
+    # Evaluation follows an update: it is not given up, but it moves on.
+    training = rollout_settings(config, run.processing, current_mask(run), run.watch.beat)
     settings = inference_settings(training, config.routing.guidance_at_inference)
     batch = config.rollout.prompts_per_forward * config.rollout.group_size
     found, blank = (
@@ -24,4 +25,6 @@ def evaluate_run(run: Run, with_blank: bool) -> dict[str, Any]:
         else None
         for is_blank in (False, True)
     )
-    return found.metrics(blank)
+    metrics = found.metrics(blank)
+    run.state.accuracy = metrics["eval_accuracy"]
+    return metrics

@@ -1,5 +1,6 @@
 """The KL term in the loop: the rollouts' tokens under the reference, this step's weight, and what it came to."""
 
+import math
 from dataclasses import replace
 
 from megatron_moe_grpo.losses.kl_loss import KlTerm
@@ -23,5 +24,7 @@ def observe_kl(run: Run, kl: KlTerm | None, metrics: dict[str, float]) -> dict[s
     """Tells the schedule the KL that was measured; returns the weight, for the log."""
     if run.kl is None or kl is None:
         return {}
-    run.kl.observe(metrics["kl_mean"])
+    # Of an update that was skipped for a NaN there is nothing to learn, and `adaptive` would never forget it.
+    if math.isfinite(metrics["kl_mean"]):
+        run.kl.observe(metrics["kl_mean"])
     return {"kl_beta": kl.beta}

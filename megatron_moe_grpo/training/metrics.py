@@ -14,6 +14,8 @@ from megatron_moe_grpo.mcore.routing_records import recorded_logprob_BSL
 from megatron_moe_grpo.rollout.records import RolloutBatch
 from megatron_moe_grpo.training.update_batch import UpdateBatch
 
+MAX_EXPONENT = 700.0
+
 
 def update_metrics(
     token_metrics: list[Metrics],
@@ -34,7 +36,8 @@ def update_metrics(
     values = token | {
         "loss": losses.token_coefficient * token["token_loss"],
         "rollout_train_logprob_gap": token_gap,
-        "token_ratio_max_deviation": math.expm1(token_gap),
+        # math.expm1 raises where the result is beyond a double.
+        "token_ratio_max_deviation": math.inf if token_gap > MAX_EXPONENT else math.expm1(token_gap),
     }
     if kl is not None:
         values["loss"] += kl.beta * values["kl_loss"]

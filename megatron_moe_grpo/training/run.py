@@ -1,24 +1,17 @@
 """Everything a training loop stands on, built and checked in order: nothing slow before the last check has passed."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from megatron_moe_grpo.config import RunConfig, dump_config
 from megatron_moe_grpo.config.checks import check_config, check_data_parallel
 from megatron_moe_grpo.data.order import BatchOrder
 from megatron_moe_grpo.data.sources import LoadedRows
 from megatron_moe_grpo.errors import CheckpointError
-from megatron_moe_grpo.mcore.checkpoint import (
-    load_checkpoint,
-    newest_checkpoint,
-    remove_old_checkpoints,
-    save_checkpoint,
-    step_folder,
-)
+from megatron_moe_grpo.mcore.checkpoint_saver import CheckpointSaver
 from megatron_moe_grpo.mcore.optimizer import TrainableModel, freeze_parts, make_trainable
 from megatron_moe_grpo.mcore.parallel import ParallelLayout, on_main_rank, start_parallel
 from megatron_moe_grpo.models.build import build_model
@@ -29,10 +22,16 @@ from megatron_moe_grpo.rollout.collect import StepRows
 from megatron_moe_grpo.rollout.prompts import EncodedRow, check_and_encode, check_positions
 from megatron_moe_grpo.routing.guidance import ModalityCounts
 from megatron_moe_grpo.training.console import StepProgress
+from megatron_moe_grpo.training.hang_watch import HangWatch
 from megatron_moe_grpo.training.kl_control import KlControl
+from megatron_moe_grpo.training.phases import Phases
 from megatron_moe_grpo.training.reference import ReferencePolicy, load_reference
 from megatron_moe_grpo.training.run_folder import RunFolder, write_atomically
+from megatron_moe_grpo.training.run_lock import lock_run
 from megatron_moe_grpo.training.run_log import RunLog, open_run_log
+from megatron_moe_grpo.training.run_state import RunState, load_start
+from megatron_moe_grpo.training.stop_signal import StopSignal
+from megatron_moe_grpo.training.update_guard import UpdateGuard
 
 
 @dataclass
@@ -56,16 +55,38 @@ class Run:
     reference: ReferencePolicy | None
     kl: KlControl | None
     """Both None without a KL term."""
+    stop: StopSignal
+    watch: HangWatch
+    guard: UpdateGuard
+    phases: Phases
+    state: RunState
+    saver: CheckpointSaver
+    resumed: dict[str, Any]
+    """state.json of the checkpoint that this run goes on from; {} at its first start."""
     first_step: int
-    """Steps already done."""
+    """Steps done when the run began this time."""
+    steps_done: int
 
     @property
     def model(self) -> Any:
         """The bare model, without the data-parallel wrapper."""
         return self.trainable.module
 
+    def steps(self) -> Iterator[int]:
+        """The steps that are left, from 0; `steps_done` counts them."""
+        for step in range(self.first_step, self.config.training.steps):
+            yield step
+            self.steps_done = step + 1
+
+    def between_tokens(self) -> bool:
+        """For rollouts: the run moves on; True if it was asked to stop."""
+        self.watch.beat()
+        return bool(self.stop.name)
+
     def step_rows(self, step: int) -> StepRows:
         """Rows of `step` (from 0), the same list on every rank."""
+        # The weights are about to change.
+        self.state.accuracy = None
         rows = [self.train_rows[index] for index in self.order.indices(step)]
         per_step = self.config.training.prompts_per_step * self.config.rollout.group_size
         return StepRows(rows, first_stream=step * per_step)
@@ -74,17 +95,15 @@ class Run:
         """True after `done` steps when something happens every so many, and always after the last."""
         return done == self.config.training.steps or (every > 0 and done % every == 0)
 
-    def save(self, done: int) -> None:
-        """Writes a checkpoint that continues after `done` steps, then removes the oldest."""
-        state: dict[str, Any] = {"step": done, "seed": self.config.seed}
-        if self.counts is not None:
-            state["modality_counts"] = {name: tensor.tolist() for name, tensor in self.counts.state_dict().items()}
-        if self.kl is not None:
-            state["kl_beta"] = self.kl.state()
-        folder = step_folder(self.folder.checkpoints, done)
-        save_checkpoint(folder, self.model, self.assets, state, self.trainable)
-        if self.layout.is_main:
-            remove_old_checkpoints(self.folder.checkpoints, self.config.training.keep_checkpoints)
+    def save(self, done: int, more: dict[str, Any] | None = None) -> None:
+        """Writes a checkpoint that continues after `done` steps, then removes the oldest; the last one is waited for.
+
+        Args:
+            more: what state.json shall say besides; a resumed run finds it in `resumed`.
+        """
+        self.saver.save(done, self.trainable, self.assets, self.state.values(done) | (more or {}))
+        if done == self.config.training.steps:
+            self.saver.wait()
 
 
 def start_run(config: RunConfig) -> Run:
@@ -96,7 +115,7 @@ def start_run(config: RunConfig) -> Run:
     check_config(config, text)
     layout = start_parallel(config.parallel, config.seed)
     check_data_parallel(config, layout.data_size)
-    folder = on_main_rank(lambda: RunFolder.open(Path(config.output_dir) / config.name, dump_config(config)))
+    folder = on_main_rank(lambda: _open_folder(config))
     processing = family.processing.from_folder(source / "assets")
     judge = Judge(config.reward)
     train_rows, evaluation_rows = _load_rows(config, processing, judge, folder)
@@ -110,9 +129,15 @@ def start_run(config: RunConfig) -> Run:
     has_kl = config.method != "sft" and config.kl.schedule != "none"
     kl = KlControl(config.kl, training.steps) if has_kl else None
     reference = load_reference(config, hf_config, model, layout) if has_kl else None
-    if reference is not None and layout.is_main:
-        print(f"reference policy: {reference.own_bytes / 1e6:,.1f} MB of its own on each process like this one")
-    first_step = _load_weights(source, folder, trainable, counts, kl)
+    _say_reference(reference, layout)
+    stop, guard = StopSignal(layout), UpdateGuard(config.stability, is_loss_signed=config.method != "sft")
+    watch = HangWatch(config.stability.hang_timeout_s, folder.stacks, layout.rank)
+    state = RunState(config.seed, counts, kl, guard)
+    resumed = load_start(source, folder.checkpoints, trainable, state)
+    first_step = resumed.get("step", 0)
+    saver = CheckpointSaver(
+        folder.checkpoints, training.keep_checkpoints, training.keep_best, training.async_save, resumed.get("step")
+    )
     log = open_run_log(folder, config.name, config.model_dump(mode="json"), config.logging, is_writer=layout.is_main)
     log.truncate_after(first_step if first_step > 0 else -1)
     return Run(
@@ -131,8 +156,27 @@ def start_run(config: RunConfig) -> Run:
         counts=counts,
         reference=reference,
         kl=kl,
+        stop=stop,
+        watch=watch,
+        guard=guard,
+        phases=Phases(lambda name: (watch.beat(name), saver.advance(), stop.before_phase(name))),
+        state=state,
+        saver=saver,
+        resumed=resumed,
         first_step=first_step,
+        steps_done=first_step,
     )
+
+
+def _say_reference(reference: ReferencePolicy | None, layout: ParallelLayout) -> None:
+    if reference is not None and layout.is_main:
+        print(f"reference policy: {reference.own_bytes / 1e6:,.1f} MB of its own on each process like this one")
+
+
+def _open_folder(config: RunConfig) -> RunFolder:
+    folder = RunFolder.open(Path(config.output_dir) / config.name, dump_config(config))
+    lock_run(folder.root)
+    return folder
 
 
 def _read_model_config(source: Path) -> dict[str, Any]:
@@ -181,21 +225,3 @@ def _list_bad_rows(folder: RunFolder, paths: list[str], loaded: list[LoadedRows]
     if lines:
         write_atomically(folder.bad_rows, "".join(lines))
         print(f"{len(lines)} bad rows skipped, listed in {folder.bad_rows}")
-
-
-def _load_weights(
-    source: Path, folder: RunFolder, trainable: TrainableModel, counts: ModalityCounts | None, kl: KlControl | None
-) -> int:
-    """Fills the model from the run's newest checkpoint, or from model.checkpoint; returns the steps done."""
-    newest = on_main_rank(lambda: newest_checkpoint(folder.checkpoints))
-    if newest is None:
-        load_checkpoint(source, trainable.module)
-        trainable.optimizer.reload_model_params()
-        return 0
-    state = load_checkpoint(newest, trainable.module, trainable)
-    if counts is not None:
-        saved = state["modality_counts"]
-        counts.load_state_dict({name: torch.tensor(rows, dtype=torch.float64) for name, rows in saved.items()})
-    if kl is not None:
-        kl.restore(state["kl_beta"])
-    return state["step"]

@@ -10,6 +10,10 @@ import yaml
 
 from megatron_moe_grpo.errors import ConfigError
 
+# A layout alters no number beyond rounding, and checkpoints load under any.  Stability: a run that stopped over spikes
+# must be able to go on with another bound.
+MAY_CHANGE = ("parallel.", "stability")
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -22,7 +26,7 @@ class RunFolder:
         """Creates `root` (usually runs/<name>) with its config.yaml, or finds it with the same one: a resume.
 
         Call it on one rank, before the others look at the folder.  Configs are compared as trees, not as text, and
-        `parallel` is not compared: a run may go on under another layout.
+        `parallel` and `stability` are not compared: a run may go on under another layout, and past what stopped it.
         A run that stopped before its first line has nothing to resume: it takes any config, so that a mistake found
         by the checks at the start can be put right in the config.
         Raises ConfigError for a folder of another config, or one with other things in it; it changes nothing then.
@@ -66,8 +70,16 @@ class RunFolder:
         return self.root / "bad_rows.jsonl"
 
     @property
+    def bad_batch(self) -> Path:
+        return self.root / "bad_batch"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def stacks(self) -> Path:
+        return self.root / "stacks"
 
     @property
     def report(self) -> Path:
@@ -90,8 +102,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 def _check_same_config(root: Path, found: Any, config_yaml: str) -> None:
     wanted = yaml.safe_load(config_yaml)
-    # The layout may change: checkpoints load under any, and it alters no number beyond rounding.
-    changes = [change for change in _changed_keys(found, wanted) if not change.startswith("parallel.")]
+    changes = [change for change in _changed_keys(found, wanted) if not change.startswith(MAY_CHANGE)]
     if not changes:
         return
     raise ConfigError(

@@ -19,6 +19,7 @@ from megatron_moe_grpo.rollout.records import RoutingCounts
 from megatron_moe_grpo.routing.trace import RouteMode
 from megatron_moe_grpo.training.guidance import count_routing, current_mask
 from megatron_moe_grpo.training.run import Run
+from megatron_moe_grpo.training.update_guard import guarded_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +75,10 @@ def supervised_step(run: Run, step_rows: StepRows) -> dict[str, float]:
     size, num_positions = batches[0].tokens.token_ids_BS.shape
     losses = forward_backward(run.trainable.wrapped, batches, forward, loss, num_positions, size)
     hand_over(None)
-    gradient_norm, learning_rate = run.trainable.step()
     total = torch.stack([part["loss"] for part in losses]).double().sum() if losses else torch.zeros(()).double()
     total = run.layout.sum_over_pipeline(run.layout.sum_over_data(total.to(run.layout.device)))
-    metrics = {"loss": total.item(), "grad_norm": gradient_norm, "learning_rate": learning_rate}
+    metrics = {"loss": total.item()}
+    metrics |= guarded_step(run.trainable, run.guard, metrics["loss"])
     contexts = [batch.context for batch in batches if batch.context is not None]
     return metrics | _routing_report(run, contexts) | _router_terms(run, contexts, totals)
 

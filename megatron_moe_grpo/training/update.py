@@ -14,6 +14,7 @@ from megatron_moe_grpo.mcore.stochastic_router import route_with, stochastic_rou
 from megatron_moe_grpo.rollout.records import RolloutBatch
 from megatron_moe_grpo.training.metrics import update_metrics
 from megatron_moe_grpo.training.update_batch import StepConstants, UpdateBatch, UpdateSettings, update_batches
+from megatron_moe_grpo.training.update_guard import UpdateGuard, guarded_step
 
 
 def update_policy(
@@ -22,16 +23,22 @@ def update_policy(
     rollouts: RolloutBatch,
     advantage_B: Tensor,
     settings: UpdateSettings,
+    guard: UpdateGuard,
     kl: KlTerm | None = None,
+    *,
+    has_signal: bool = True,
 ) -> dict[str, float]:
     """One optimizer step on `rollouts`; returns metrics of all ranks.  Loss: MoE-GRPO Eq. 6 + load balancing + KL.
 
-    Gate-GRPO and load balancing are added inside the routers (StochasticRouter), Token-GRPO and KL here.  `kl` needs
-    `rollouts.reference_logprob_BT`.
+    Gate-GRPO and load balancing are added inside the routers (StochasticRouter), Token-GRPO and KL here.
+
+    Args:
+        guard: skips the step where it would harm the weights.
+        kl: needs `rollouts.reference_logprob_BT`.
+        has_signal: False if no group has one, on any rank.
     """
     metrics = accumulate_gradients(trainable, layout, rollouts, advantage_B, settings, kl)
-    gradient_norm, learning_rate = trainable.step()
-    return metrics | {"grad_norm": gradient_norm, "learning_rate": learning_rate}
+    return metrics | guarded_step(trainable, guard, metrics["loss"], has_signal=has_signal)
 
 
 def accumulate_gradients(

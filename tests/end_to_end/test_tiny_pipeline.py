@@ -16,7 +16,9 @@ STEPS = 3
 DENSE_STEPS = 16
 """Enough for answers to be letters: before that our engine, which never says a special token, may differ."""
 NUM_TEST = 9
-RUN_FILES = {"config.yaml", "metrics.jsonl", "timing.jsonl", "samples.jsonl", "checkpoints", "wandb", "report.html"}
+RUN_FILES = {
+    "config.yaml", "run.lock", "metrics.jsonl", "timing.jsonl", "samples.jsonl", "checkpoints", "wandb", "report.html",
+}  # fmt: skip
 
 
 class Job:

@@ -118,7 +118,8 @@ def run_step(bench: Bench, case: StepCase, checkpoint: Path) -> tuple[StepOutcom
         rollouts = replace(rollouts, reference_logprob_BT=1.2 * rollouts.responses.token_logprob_BT)
     metrics = drawn | accumulate_gradients(trained, bench.layout, rollouts, advantage_B, settings, kl)
     gradient = _gather_over_data(trained)
-    grad_norm, _ = trained.step()
+    _, grad_norm = trained.measure(loss=0.0)
+    trained.step(grad_norm)
     later_metrics = accumulate_gradients(trained, bench.layout, rollouts, advantage_B, settings, kl)
     outcome = StepOutcome(
         rollouts=_facts(rollouts, max(len(row.prompt_ids) for row in bench.rows)),

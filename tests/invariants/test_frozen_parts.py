@@ -7,6 +7,7 @@ import torch
 from qwen_policy import make_qwen_rows, write_qwen_policy
 from tiny_policy import Bench, load_policy, make_rows, trainable, update_settings, write_policy
 
+from megatron_moe_grpo.config.schema import StabilityConfig
 from megatron_moe_grpo.errors import ConfigError
 from megatron_moe_grpo.losses.advantages import group_advantages
 from megatron_moe_grpo.mcore.optimizer import PARTS, freeze_parts, part_of
@@ -15,6 +16,7 @@ from megatron_moe_grpo.models.hf_folder import read_hf_config
 from megatron_moe_grpo.models.registry import family_of
 from megatron_moe_grpo.models.vlm import VisionLanguageModel
 from megatron_moe_grpo.training.update import update_policy
+from megatron_moe_grpo.training.update_guard import UpdateGuard
 
 ONLY_THE_ROUTING = ("vision_tower", "projector", "language_model")
 
@@ -38,7 +40,9 @@ def step(bench: Bench, model: VisionLanguageModel) -> None:
     """One whole MoE-GRPO step."""
     rollouts = bench.roll_out(model)
     advantage_B = group_advantages(rollouts.reward_B, rollouts.group_size).advantage_B
-    update_policy(trainable(model), bench.layout, rollouts, advantage_B, update_settings())
+    update_policy(
+        trainable(model), bench.layout, rollouts, advantage_B, update_settings(), UpdateGuard(StabilityConfig())
+    )
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def experts(num_experts: int = 8, num_active: int = 2) -> DecoderSizes:
         (SINKHORN, experts()),
         ((*EXPERT_CHOICE, "parallel.expert=2", "losses.router_z_coefficient=0.001"), experts()),
         ((SAMPLED_TOKENS, "rollout.token_top_p=0.9"), experts()),
+        (("training.keep_best=1", "data.evaluation=rows.jsonl", "training.evaluate_every=5"), experts()),
         (("rollout.max_new_tokens=8", "rollout.overlong_tokens=7"), experts()),
         (("rollout.extra_rounds=3",), experts()),
         (("losses.rl_method=dapo", "losses.clip_epsilon_high=0.2"), experts()),
@@ -93,6 +94,8 @@ def test_check_config_accepts(overrides: tuple[str, ...], sizes: DecoderSizes) -
         (("method=sft", "parallel.expert=2"), DENSE, "needs experts(?s:.*)parallel.expert=1"),
         (("precision=bf16", "training.updates_per_rollout=2"), experts(), "exact old log-probs"),
         (("training.prompts_per_step=24", "training.micro_batch_prompts=16"), experts(), "equal micro-batches"),
+        (("training.keep_best=1", "training.evaluate_every=5"), experts(), "nothing measures it(?s:.*)keep_best=1"),
+        (("training.keep_best=1", "data.evaluation=rows.jsonl"), experts(), "nothing measures(?s:.*)evaluate_every=0"),
         (
             ("method=grpo", SAMPLED_TOKENS), experts(),
             "method grpo trains tokens(?s:.*)guidance=modality(?s:.*)guidance=none --set losses.gate_coefficient=0",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from megatron_moe_grpo.mcore.checkpoint import newest_checkpoint, remove_old_checkpoints, step_folder
+from megatron_moe_grpo.mcore.checkpoint_folders import newest_checkpoint, remove_old_checkpoints, step_folder
 
 
 def make(parent: Path, *names: str) -> None:

@@ -23,6 +23,8 @@ def text(response, solution, options): return "1.0"
 def nothing(response, solution, options): pass
 def nan(response, solution, options): return float("nan")
 def infinite(response, solution, options): return float("inf")
+def enormous(response, solution, options): return -10**400
+def complex_number(response, solution, options): return 1j
 
 class Stateful:
     def __init__(self): self.calls = 0
@@ -55,7 +57,7 @@ def test_file_function_takes_a_path_from_the_working_directory(file: Path, monke
 
 @pytest.mark.parametrize(
     ("name", "got"),
-    [("broken", "ZeroDivisionError"), ("text", "'1.0'"), ("nothing", "None"), ("nan", "nan"), ("infinite", "inf")],
+    [("broken", "ZeroDivisionError"), ("text", "'1.0'"), ("nothing", "None"), ("complex_number", "1j")],
 )
 def test_file_function_names_the_response_that_failed(file: Path, name: str, got: str) -> None:
     with pytest.raises(RewardError, match=f"{name}") as caught:
@@ -64,9 +66,14 @@ def test_file_function_names_the_response_that_failed(file: Path, name: str, got
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # errors travel between ranks
 
 
+@pytest.mark.parametrize(("name", "reward"), [("nan", "nan"), ("infinite", "inf"), ("enormous", "-inf")])
+def test_file_function_passes_numbers_that_are_not_finite(file: Path, name: str, reward: str) -> None:
+    assert str(FileFunction(f"python {file}:{name}")("", "B", ())) == reward
+
+
 def test_file_function_shortens_a_long_response(file: Path) -> None:
     with pytest.raises(RewardError) as caught:
-        FileFunction(f"python {file}:nan")("x" * 100_000, "B", ())
+        FileFunction(f"python {file}:nothing")("x" * 100_000, "B", ())
     assert len(str(caught.value)) < 2000 and "(100002 characters)" in str(caught.value)
 
 
