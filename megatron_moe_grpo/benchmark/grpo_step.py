@@ -83,7 +83,7 @@ class GrpoProgram:
         end = torch.tensor([self.processing.eos_token_id], device=self.layout.device)
         return replace(settings, suppressed_token_ids=torch.cat((settings.suppressed_token_ids, end)))
 
-    def _count_routing(self, counts: RoutingCounts | None) -> dict[str, float]:
+    def _count_routing(self, counts: RoutingCounts | None) -> dict[str, Any]:
         if counts is None:
             return {}
         self.counts.update(vision_LN=counts.top_k_L2N[:, 1], text_LN=counts.top_k_L2N[:, 0])

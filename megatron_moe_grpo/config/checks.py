@@ -31,6 +31,13 @@ def check_config(config: RunConfig, sizes: DecoderSizes) -> None:
             f"training.evaluate_every={training.evaluate_every}",
             remedy="pass --set data.evaluation=... and --set training.evaluate_every equal to training.save_every",
         )
+    profiled = config.logging.profile_steps
+    if profiled is not None and not 1 <= profiled[0] <= profiled[1] <= training.steps:
+        raise ConfigError(
+            "these steps cannot be profiled",
+            got=f"logging.profile_steps={list(profiled)}, training.steps={training.steps}",
+            expected="[first, last], counted from 1, both steps of the run",
+        )
     if config.method != "sft":
         _check_rollouts(config)
         _check_objective(config)

@@ -248,7 +248,13 @@ class LoggingConfig(Section):
     wandb_project: str = "megatron_moe_grpo"
     """Weights & Biases project."""
     examples: int = Field(10, ge=0)
-    """Example rollouts kept for the report at each evaluation."""
+    """Prompts whose rollouts are kept at each evaluation, for the report and the loggers."""
+    samples_every: int = Field(0, ge=0)
+    """Keep them every so many steps too; 0: at evaluations only."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files into the run folder."""
+    profile_steps: tuple[int, int] | None = None
+    """First and last step, counted from 1, that `torch.profiler` records on the main process; None: none."""
 
 
 class RunConfig(Section):

@@ -12,6 +12,23 @@ LOG_LINES = 20
 _BAR_FORMAT = "step {n_fmt}/{total_fmt} |{bar}| {postfix}  {rate_inv_fmt}  {remaining} left"
 
 
+# Name in metrics.jsonl or timing.jsonl -> how it is called on the line.
+_SHOWN = {
+    "loss": "loss",
+    "reward_mean": "reward_mean",
+    "groups_without_signal": "groups_without_signal",
+    "eval_accuracy": "eval_accuracy",
+    "tokens_per_second": "tokens/s",
+    "model_flops_utilisation": "MFU",
+}
+
+
+def shown_numbers(values: Mapping[str, float]) -> dict[str, float]:
+    """Those of a step's metrics and timing that a person wants to see go by; a policy's loss says nothing."""
+    hidden = {"loss"} if "reward_mean" in values else set()
+    return {shown: values[name] for name, shown in _SHOWN.items() if name in values and name not in hidden}
+
+
 class StepProgress:
     """Steps done, latest numbers, seconds a step and time left: a bar on a terminal, about 20 lines in a log file.
 
@@ -46,7 +63,7 @@ class StepProgress:
     def update(self, step: int, numbers: Mapping[str, float]) -> None:
         """Call after each step, counted from 1; a number not measured at this step keeps its last value."""
         self._latest.update(numbers)
-        text = "  ".join(f"{name} {value:.3f}" for name, value in self._latest.items())
+        text = "  ".join(f"{name} {_short(value)}" for name, value in self._latest.items())
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(step - self._bar.n)
         if self._is_log and self._is_log_step(step):
@@ -95,6 +112,10 @@ def summary_table(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> s
         ).rstrip()
         for line in lines
     )
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
 
 
 def _cell(value: object) -> str:

@@ -1,6 +1,7 @@
 """From what micro-batches and routers recorded to one line of numbers, the same under any parallel layout."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from megatron_moe_grpo.rollout.records import RolloutBatch
 from megatron_moe_grpo.training.update_batch import UpdateBatch
 
 MAX_EXPONENT = 700.0
+TOKEN_SUMS = ("token_loss", "token_clip_fraction", "token_policy_kl_nats")
 
 
 def update_metrics(
@@ -30,7 +32,7 @@ def update_metrics(
     """
     token = {
         name: _total([metrics[name] for metrics in token_metrics], layout, over_tensor=False)
-        for name in ("token_loss", "token_clip_fraction", *(() if kl is None else ("kl_loss", "kl_mean")))
+        for name in (*TOKEN_SUMS, *(() if kl is None else ("kl_loss", "kl_mean")))
     }
     token_gap = _largest([metrics["token_logprob_gap_max"] for metrics in token_metrics], layout)
     values = token | {
@@ -48,6 +50,7 @@ def update_metrics(
     balances = [loss for context in contexts for loss in context.balance_loss_by_layer.values()]
     values["gate_loss"] = _total([term.loss for term in gates], layout)
     values["gate_clip_fraction"] = _total([term.metrics["clip_fraction"] for term in gates], layout)
+    values["gate_policy_kl_nats"] = _total([term.metrics["approx_kl"] for term in gates], layout)
     # Every layer adds its own Switch loss; the mean over layers is 1 at perfect balance, however deep the model.
     balance_sum = _total(balances, layout)
     values["load_balancing_loss"] = balance_sum / contexts[0].sizes.num_layers
@@ -88,12 +91,25 @@ def rollout_metrics(rollouts: RolloutBatch, advantages: GroupAdvantages, layout:
     }
 
 
-def routing_metrics(top_k_L2N: Tensor, entropy_sum_L: Tensor, num_tokens: Tensor) -> dict[str, float]:
-    """Router entropy (nats, mean over tokens and layers) and the busiest expert's load over the mean load."""
+def routing_metrics(top_k_L2N: Tensor, entropy_sum_L: Tensor, num_tokens: Tensor) -> dict[str, Any]:
+    """Router entropy (nats, mean over tokens and layers), and how a step's top-K choices spread over the experts.
+
+    Sums of whole numbers in float64: the same to the last digit in any order of summation.
+    """
     load_LN = top_k_L2N.sum(dim=1)
     return {
         "router_entropy_nats": float(entropy_sum_L.mean() / num_tokens),
         "expert_load_max_over_mean": float((load_LN.amax(dim=1) / load_LN.mean(dim=1)).mean()),
+        "expert_load_share_LN": (load_LN / load_LN.sum(dim=1, keepdim=True)).tolist(),
+        "dead_experts": int((load_LN == 0).sum()),
+    }
+
+
+def guidance_metrics(is_allowed_L2N: Tensor) -> dict[str, list[list[int]]]:
+    """Experts closed to each modality: for each MoE layer, their numbers."""
+    return {
+        name: [(~is_allowed_N).nonzero().flatten().tolist() for is_allowed_N in is_allowed_L2N[:, modality]]
+        for modality, name in enumerate(("experts_closed_to_text", "experts_closed_to_vision"))
     }
 
 

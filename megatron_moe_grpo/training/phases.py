@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from torch.profiler import record_function
+
 
 class Phases:
     """`with phases("rollout"): ...`: everything that follows a run from outside hangs on this one seam."""
@@ -22,7 +24,9 @@ class Phases:
         self._on_entry(name)
         started_s = time.perf_counter()
         try:
-            yield
+            # A range in the trace of `logging.profile_steps`; nothing where no profiler runs.
+            with record_function(name):
+                yield
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started_s
 

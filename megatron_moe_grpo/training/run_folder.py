@@ -11,8 +11,8 @@ import yaml
 from megatron_moe_grpo.errors import ConfigError
 
 # A layout alters no number beyond rounding, and checkpoints load under any.  Stability: a run that stopped over spikes
-# must be able to go on with another bound.
-MAY_CHANGE = ("parallel.", "stability")
+# must be able to go on with another bound.  Logging alters nothing: a slow run can be stopped and go on with a profile.
+MAY_CHANGE = ("parallel.", "stability", "logging.")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class RunFolder:
         """Creates `root` (usually runs/<name>) with its config.yaml, or finds it with the same one: a resume.
 
         Call it on one rank, before the others look at the folder.  Configs are compared as trees, not as text, and
-        `parallel` and `stability` are not compared: a run may go on under another layout, and past what stopped it.
+        `parallel`, `stability` and `logging` are not compared: a run may go on under another layout, past what stopped
+        it, and followed in another way.
         A run that stopped before its first line has nothing to resume: it takes any config, so that a mistake found
         by the checks at the start can be put right in the config.
         Raises ConfigError for a folder of another config, or one with other things in it; it changes nothing then.
@@ -88,6 +89,14 @@ class RunFolder:
     @property
     def wandb(self) -> Path:
         return self.root / "wandb"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        return self.root / "profile"
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -94,19 +94,32 @@ class JoinedLog(RunLog):
 def open_run_log(
     folder: RunFolder, run_name: str, config: Mapping[str, Any], logging: LoggingConfig, *, is_writer: bool
 ) -> RunLog:
-    """The log of this rank: files and W&B for the writer, nothing for the others.
+    """The log of this rank: files, TensorBoard and W&B for the writer, nothing for the others.
 
     `config` is the resolved tree as plain values.  Raises ConfigError where W&B cannot start.
     """
     if not is_writer:
         return RunLog()
-    metrics_log = MetricsLog(folder)
-    if logging.wandb == "disabled":
-        return metrics_log
-    # Imported here because it takes a second and starts nothing useful on the other ranks.
-    from megatron_moe_grpo.training.wandb_log import WandbLog
+    logs: list[RunLog] = [MetricsLog(folder)]
+    # Imported here because each takes a second and starts nothing useful on the other ranks.
+    if logging.tensorboard:
+        from megatron_moe_grpo.training.tensorboard_log import TensorBoardLog
 
-    return JoinedLog([metrics_log, WandbLog(folder, run_name, config, logging)])
+        logs.append(TensorBoardLog(folder))
+    if logging.wandb != "disabled":
+        from megatron_moe_grpo.training.wandb_log import WandbLog
+
+        logs.append(WandbLog(folder, run_name, config, logging))
+    return logs[0] if len(logs) == 1 else JoinedLog(logs)
+
+
+def scalars(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers and, as name/key, numbers in mappings: what loggers draw curves of."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            yield f"{prefix}{name}", value
 
 
 def _line(step: int, values: Mapping[str, Any]) -> str:

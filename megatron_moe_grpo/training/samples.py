@@ -8,7 +8,12 @@ from megatron_moe_grpo.training.run import Run
 
 
 def log_samples(run: Run, done: int, rollouts: RolloutBatch) -> None:
-    """Writes the first groups of this rank's rollouts to samples.jsonl (the main rank's; others write nothing)."""
+    """Writes the first groups of this rank's rollouts, where due (the main rank's; others write nothing).
+
+    They are due after an evaluation, and every `logging.samples_every` steps.
+    """
+    if not (run.is_due(run.config.training.evaluate_every, done) or run.is_due(run.config.logging.samples_every, done)):
+        return
     size = rollouts.group_size
     samples = []
     for index, encoded in enumerate(rollouts.prompts.rows[: run.config.logging.examples]):

@@ -82,6 +82,7 @@ def _output_loss(
     metrics = {
         "token_loss": term.loss.detach(),
         "token_clip_fraction": term.metrics["clip_fraction"],
+        "token_policy_kl_nats": term.metrics["approx_kl"],
         "token_logprob_gap_max": gap_BS.masked_fill(~batch.is_target_BS, 0.0).max(),
     }
     loss = term.loss * settings.losses.token_coefficient

@@ -2,7 +2,7 @@
 
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import wandb
@@ -10,7 +10,8 @@ import wandb
 from megatron_moe_grpo.config.schema import LoggingConfig
 from megatron_moe_grpo.errors import ConfigError
 from megatron_moe_grpo.training.run_folder import RunFolder, write_atomically
-from megatron_moe_grpo.training.run_log import RunLog
+from megatron_moe_grpo.training.run_log import RunLog, scalars
+from megatron_moe_grpo.training.sample_table import COLUMNS, table_rows
 
 
 class WandbLog(RunLog):
@@ -46,10 +47,17 @@ class WandbLog(RunLog):
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Numbers and, as name/key, numbers in mappings; lists (expert counts) stay in metrics.jsonl."""
-        self._send({"step": step, **dict(_scalars(metrics))})
+        self._send({"step": step, **dict(scalars(metrics))})
 
     def write_timing(self, step: int, timing: Mapping[str, float]) -> None:
-        self._send({"step": step, **dict(_scalars({"timing": timing}))})
+        self._send({"step": step, **dict(scalars({"timing": timing}))})
+
+    def write_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """A table with a line for each response."""
+        if samples:
+            self._attempt_while_whole(
+                lambda: self._run.log({"step": step, "samples": wandb.Table([*COLUMNS], [*table_rows(samples)])})
+            )
 
     def finish(self) -> None:
         self._attempt(self._run.finish)
@@ -57,8 +65,11 @@ class WandbLog(RunLog):
             print(f"Weights & Biases is incomplete: {self._failure}", file=sys.stderr, flush=True)
 
     def _send(self, values: dict[str, Any]) -> None:
+        self._attempt_while_whole(lambda: self._run.log(values))
+
+    def _attempt_while_whole(self, action: Callable[[], None]) -> None:
         if self._failure is None:
-            self._attempt(lambda: self._run.log(values))
+            self._attempt(action)
 
     def _attempt(self, action: Callable[[], None]) -> None:
         try:
@@ -79,11 +90,3 @@ def _run_id(folder: RunFolder) -> str:
         folder.wandb.mkdir(exist_ok=True)
         write_atomically(path, uuid.uuid4().hex[:8])
     return path.read_text(encoding="utf-8")
-
-
-def _scalars(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _scalars(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            yield f"{prefix}{name}", value

@@ -96,6 +96,9 @@ def test_check_config_accepts(overrides: tuple[str, ...], sizes: DecoderSizes) -
         (("training.prompts_per_step=24", "training.micro_batch_prompts=16"), experts(), "equal micro-batches"),
         (("training.keep_best=1", "training.evaluate_every=5"), experts(), "nothing measures it(?s:.*)keep_best=1"),
         (("training.keep_best=1", "data.evaluation=rows.jsonl"), experts(), "nothing measures(?s:.*)evaluate_every=0"),
+        (("logging.profile_steps=[0,1]",), experts(), "cannot be profiled(?s:.*)profile_steps=\\[0, 1\\]"),
+        (("logging.profile_steps=[3,2]",), experts(), "cannot be profiled"),
+        (("logging.profile_steps=[1,1000000]",), experts(), "cannot be profiled(?s:.*)training.steps="),
         (
             ("method=grpo", SAMPLED_TOKENS), experts(),
             "method grpo trains tokens(?s:.*)guidance=modality(?s:.*)guidance=none --set losses.gate_coefficient=0",

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from megatron_moe_grpo.training.console import StepProgress, summary_table
+from megatron_moe_grpo.training.console import StepProgress, shown_numbers, summary_table
 
 
 class Terminal(io.StringIO):
@@ -46,6 +46,16 @@ def test_a_resumed_run_counts_its_own_steps_for_the_speed(monkeypatch: pytest.Mo
     progress.update(7, {"reward": 0.5})
     # 6 s for steps 5, 6 and 7; three more to go.
     assert stream.getvalue() == "step 7/10  reward 0.500  2.00 s/step  00:06 left\n"
+
+
+def test_shown_numbers_are_the_telling_ones_and_large_ones_stay_short() -> None:
+    timing = {"rollout_s": 1.0, "tokens_per_second": 12345.6, "model_flops_utilisation": 0.41}
+    shown = shown_numbers({"loss": 0.1, "reward_mean": 0.5, "grad_norm": 1.0, "expert_load_share_LN": [[1.0]]} | timing)
+    assert shown == {"reward_mean": 0.5, "tokens/s": 12345.6, "MFU": 0.41}
+    assert shown_numbers({"loss": 0.1}) == {"loss": 0.1}
+    stream = io.StringIO()
+    StepProgress(10, stream=stream).update(1, shown)
+    assert stream.getvalue().startswith("step 1/10  reward_mean 0.500  tokens/s 12,346  MFU 0.410  ")
 
 
 def test_a_terminal_gets_one_bar() -> None:

@@ -56,6 +56,14 @@ def test_open_resumes_under_another_parallel_layout(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "run", "seed: 1\nparallel: {expert: 1}\n")
 
 
+def test_open_resumes_a_run_that_is_followed_in_another_way(tmp_path: Path) -> None:
+    """A slow run can be stopped and go on with a profile; a run of an earlier release knows fewer loggers."""
+    folder = RunFolder.open(tmp_path / "run", "seed: 0\nlogging: {wandb: offline}\n")
+    folder.metrics.write_text('{"step": 1}\n')
+    changed = "seed: 0\nlogging: {wandb: disabled, profile_steps: [3, 4]}\n"
+    assert RunFolder.open(tmp_path / "run", changed).config.read_text() == changed
+
+
 def test_open_takes_another_config_where_no_step_was_written(tmp_path: Path) -> None:
     RunFolder.open(tmp_path / "demo", CONFIG).bad_rows.write_text("{}\n")
     changed = CONFIG.replace("steps: 3", "steps: 5")

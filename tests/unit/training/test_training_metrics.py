@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megatron_moe_grpo.losses.advantages import group_advantages
 from megatron_moe_grpo.rewards.judge import Judgement
-from megatron_moe_grpo.training.metrics import rollout_metrics, routing_metrics
+from megatron_moe_grpo.training.metrics import guidance_metrics, rollout_metrics, routing_metrics
 
 
 @dataclass
@@ -76,6 +76,8 @@ def test_routing_metrics_by_hand() -> None:
     top_k_L2N = torch.tensor([[[1.0, 2.0], [1.0, 0.0]], [[3.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
     found = routing_metrics(top_k_L2N, torch.tensor([2.0, 4.0]), torch.tensor(4.0))
     assert found["expert_load_max_over_mean"] == pytest.approx((1 + 1.5) / 2)
+    assert found["expert_load_share_LN"] == [[0.5, 0.5], [0.75, 0.25]]
+    assert found["dead_experts"] == 0
     # Sums 2 and 4 over 4 tokens: means 1/2 and 1.
     assert found["router_entropy_nats"] == pytest.approx(0.75)
 
@@ -86,4 +88,16 @@ def test_routing_metrics_of_one_busy_expert_is_the_number_of_experts() -> None:
     assert routing_metrics(top_k_L2N, torch.zeros(3), torch.tensor(7.0)) == {
         "router_entropy_nats": 0.0,
         "expert_load_max_over_mean": 8.0,
+        "expert_load_share_LN": [[0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]] * 3,
+        # 7 of 8 in each of 3 layers.
+        "dead_experts": 21,
+    }
+
+
+def test_guidance_metrics_list_the_closed_experts_of_each_layer() -> None:
+    is_allowed_L2N = torch.ones(2, 2, 4, dtype=torch.bool)
+    is_allowed_L2N[0, 0, 3] = is_allowed_L2N[0, 0, 1] = is_allowed_L2N[1, 1, 0] = False
+    assert guidance_metrics(is_allowed_L2N) == {
+        "experts_closed_to_text": [[1, 3], []],
+        "experts_closed_to_vision": [[], [0]],
     }
