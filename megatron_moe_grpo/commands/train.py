@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from megatron_moe_grpo.config import RunConfig, load_config
+from megatron_moe_grpo.errors import MoeGrpoError
 from megatron_moe_grpo.training.run_status import begin_status, write_status
 
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="check recipe, model sizes, layout and every row; train nothing"
     )
     parser.add_argument(
-        "--status-file", type=Path, help="write how the run ended here: finished, stopped, hung or failed (JSON)"
+        "--status-file", type=Path, help="write here how the run ended (JSON; docs/reliability.md lists the words)"
     )
     parser.add_argument("--world-size", type=int, help="with --dry-run: processes to plan for (default: the fewest)")
 
@@ -39,7 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         _train(config, arguments.status_file)
     except Exception as error:
-        write_status(arguments.status_file, "failed", None, str(error) or type(error).__name__)
+        state = "failed" if isinstance(error, MoeGrpoError) else "crashed"
+        write_status(arguments.status_file, state, None, str(error) or type(error).__name__)
         raise
 
 

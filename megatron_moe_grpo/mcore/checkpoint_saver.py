@@ -1,5 +1,6 @@
 """The checkpoints of a run, saved one after the other, in the foreground or beside training."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ class CheckpointSaver:
         """
         self._folder, self._keep, self._keep_best = folder, keep, keep_best
         self._in_background, self._last_step = in_background, last_step
-        self._running: tuple[CheckpointSave, ForkedResult[RankFiles]] | None = None
+        self.on_saved: Callable[[int], None] = lambda step: None
+        """Told the step of each checkpoint that has its name, on every rank."""
+        self._running: tuple[int, CheckpointSave, ForkedResult[RankFiles]] | None = None
 
     def save(self, step: int, trainable: TrainableModel, assets: Path, state: dict[str, Any]) -> None:
         """Saves the state after `step` steps; does nothing if that is the state that was saved last.
@@ -45,15 +48,15 @@ class CheckpointSaver:
         sharded = sharded_state(trainable.module, trainable, is_loading=False)
         save = CheckpointSave(step_folder(self._folder, step), sharded, assets, state)
         if self._in_background:
-            self._running = save, ForkedResult(save.write)
+            self._running = step, save, ForkedResult(save.write)
         else:
-            self._finish(save, written(save))
+            self._finish(step, save, written(save))
 
     def advance(self) -> None:
         """Finishes a save of the background if all ranks have written; never waits for one."""
         if self._running is None:
             return
-        _, outcome = self._running
+        _, _, outcome = self._running
         is_there = torch.tensor(float(outcome.is_there()), device=building_device())
         dist.all_reduce(is_there, op=dist.ReduceOp.MIN)
         if is_there > 0:
@@ -62,9 +65,10 @@ class CheckpointSaver:
     def wait(self) -> None:
         """Returns when the last checkpoint has its name."""
         if self._running is not None:
-            (save, outcome), self._running = self._running, None
-            self._finish(save, outcome.take())
+            (step, save, outcome), self._running = self._running, None
+            self._finish(step, save, outcome.take())
 
-    def _finish(self, save: CheckpointSave, outcome: RankFiles | MoeGrpoError) -> None:
+    def _finish(self, step: int, save: CheckpointSave, outcome: RankFiles | MoeGrpoError) -> None:
         finish_together(save, outcome)
+        self.on_saved(step)
         on_main_rank(lambda: remove_old_checkpoints(self._folder, self._keep, self._keep_best))

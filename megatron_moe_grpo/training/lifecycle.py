@@ -18,12 +18,15 @@ def running(run: Run, status_file: Path | None = None) -> Iterator[None]:
     """Around the steps: stop signals, hangs, the last save, and closing what the run has open.
 
     Args:
-        status_file: where the main process writes how the run ended.
+        status_file: where the run says how far it is saved, and how it ended.
     Raises:
         SystemExit: the run was asked to stop, and has saved; its code says that it can go on.
     """
     state: State = "finished"
     run.watch.on_hang = lambda reason: write_status(status_file, "hung", run.steps_done, reason)
+    if run.layout.is_main:
+        write_status(status_file, "running", run.first_step)
+        run.saver.on_saved = lambda step: write_status(status_file, "running", step, has_saved=True)
     _say_restart(run)
     with run.stop.handled(), run.watch.watching():
         try:

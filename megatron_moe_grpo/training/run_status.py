@@ -7,28 +7,44 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-State = Literal["finished", "stopped", "hung", "failed"]
+State = Literal["running", "finished", "stopped", "hung", "failed", "crashed"]
 
-# `stopped` is EX_TEMPFAIL of sysexits.h: try again later.  `hung` is EX_SOFTWARE.  A failed run exits with 2 for what
-# its user can put right, with 1 for everything else.
+# `stopped` is EX_TEMPFAIL of sysexits.h: try again later.  `hung` is EX_SOFTWARE.  `failed` ends with 2: its user can
+# put it right; `crashed` with 1: everything else.  `running` stays where nobody lived to say more.
 EXIT_CODES = {"finished": 0, "stopped": 75, "hung": 70}
 # TERM, INT, and Slurm's USR1 before a time limit.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def write_status(file: Path | None, state: State, step: int | None, reason: str = "") -> None:
-    """One line of JSON, whole or not there.  `stopped` and `hung` mean: start me again, I go on where I was.
+def write_status(
+    file: Path | None, state: State, step: int | None, reason: str = "", *, has_saved: bool = False
+) -> None:
+    """One line of JSON, whole or not there.
 
-    The first word stays: when one rank fails or hangs, the others fail because of it and know less.
+    The first word about the end stays: when one rank fails or hangs, the others fail because of it and know less.
 
     Args:
         file: None: nobody asked.
-        step: steps done; None where that is not known.
+        step: steps done, for `running` those that are saved.  None where that is not known: then the word before is
+            kept, and one that says null never began.
+        has_saved: this start of the run has saved a checkpoint.  Once said it stays: whoever starts the run again knows
+            that it comes further each time.
     """
-    if file is None or file.exists():
+    if file is None:
         return
+    before = {"state": "running", "step": None, "has_saved": False}
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+    if before["state"] != "running":
+        return
+    said = {
+        "state": state,
+        "step": before["step"] if step is None else step,
+        "has_saved": has_saved or before["has_saved"],
+        "reason": reason,
+    }
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"state": state, "step": step, "reason": reason}) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(said) + "\n", encoding="utf-8")
     os.replace(temporary, file)
 
 

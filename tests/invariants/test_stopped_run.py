@@ -34,7 +34,9 @@ def test_a_stopped_run_continues_byte_for_byte(
 
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     expect_success(run_command(command("whole"), tmp_path / "log_whole", num_ranks))
-    assert json.loads(status.read_text()) == {"state": "finished", "step": 6, "reason": ""}
+    assert json.loads(status.read_text()) == {
+        "state": "finished", "step": 6, "has_saved": True, "reason": "",
+    }  # fmt: skip
 
     for attempt in range(2):
         num_lines = 2 * attempt + 2

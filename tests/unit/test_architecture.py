@@ -31,6 +31,8 @@ FLOORS = {
     "experiments": 5,
     "training": 5,
     "commands": 6,
+    # Disturbs runs from outside; a user starts it by its module name.
+    "testing": 6,
     "__main__": 6,
 }
 # The package's root holds only its version; tools and examples import anything.

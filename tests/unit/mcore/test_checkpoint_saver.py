@@ -169,7 +169,7 @@ def test_a_stop_signal_does_not_tear_what_is_written(trainable: TrainableModel, 
     """Slurm and torchrun signal every process of a job."""
     saver = saver_of(tmp_path, in_background=True)
     saver.save(1, trainable, assets, {"step": 1})
-    _, outcome = saver._running
+    *_, outcome = saver._running
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         os.kill(outcome._process.pid, number)
     saver.wait()

@@ -12,8 +12,19 @@ def test_write_status_keeps_the_first_word(tmp_path: Path) -> None:
     file = tmp_path / "status.json"
     write_status(file, "hung", None, "a reason\nof two lines")
     write_status(file, "failed", 3, "the other rank is gone")
-    assert json.loads(file.read_text()) == {"state": "hung", "step": None, "reason": "a reason\nof two lines"}
+    assert json.loads(file.read_text()) == {
+        "state": "hung", "step": None, "has_saved": False, "reason": "a reason\nof two lines",
+    }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_write_status_remembers_that_something_was_saved(tmp_path: Path) -> None:
+    file = tmp_path / "status.json"
+    write_status(file, "running", 4)
+    assert not json.loads(file.read_text())["has_saved"]
+    write_status(file, "running", 6, has_saved=True)
+    write_status(file, "crashed", None, "a bug")
+    assert json.loads(file.read_text()) == {"state": "crashed", "step": 6, "has_saved": True, "reason": "a bug"}
 
 
 def test_a_signal_before_the_first_step_stops_at_once(tmp_path: Path) -> None:

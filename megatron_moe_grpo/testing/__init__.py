@@ -1,0 +1,1 @@
+"""Trials that users can run on their own machine."""
