@@ -22,8 +22,8 @@ def test_a_disturbed_run_ends_like_one_that_was_left_alone(tmp_path: Path) -> No
     assert len(events) == 4
     assert any(event["place"] == "inside a save" for event in events)
     assert all(event["exit_code"] != 0 for event in events), "an accident missed"
-    # A run that saves every third step loses two at most; one whose newest checkpoint was damaged three more.
-    assert max(event["steps_lost"] for event in events) <= 5
+    # It saves every third step: killed inside a save a run loses three, with the newest checkpoint damaged three more.
+    assert max(event["steps_lost"] for event in events) <= 6
     assert found["same"]
 
     metrics = kept / "disturbed" / "metrics.jsonl"
