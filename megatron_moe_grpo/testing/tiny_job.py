@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from megatron_moe_grpo.data.digit_grid_files import write_digit_grids
+from megatron_moe_grpo.data.digit_grids import KINDS
 from megatron_moe_grpo.models.hf_folder import read_hf_config, read_hf_state, write_hf_folder
 from megatron_moe_grpo.models.internvl.tiny import TinySizes, build_tiny_internvl
 from megatron_moe_grpo.models.upcycle import UpcycleSettings, upcycle_state
@@ -21,6 +22,11 @@ SIZES = TinySizes(
 )  # fmt: skip
 NUM_ROWS, NUM_TEST = 16, 4
 SAVE_EVERY = 3
+# A model that has learned nothing answers nothing right.  This rewards what its responses do differ in, so that every
+# update has advantages.
+REWARD = """def distinct(response, solution, options):
+    return len(set(response)) / 10
+"""
 # Longer than any phase of this run, start-up of a loaded machine included.
 HANG_TIMEOUT_S = 20.0
 
@@ -52,6 +58,7 @@ def make_model_and_rows(folder: Path) -> None:
     state, config = upcycle_state(read_hf_state(dense), read_hf_config(dense), settings)
     write_hf_folder(moe, state, config, assets=dense)
     write_digit_grids(folder / "digits", NUM_ROWS, NUM_TEST, seed=0, cameras=("clear",), scale=1)
+    (folder / "reward.py").write_text(REWARD, encoding="utf-8")
     command = [sys.executable, "-m", "megatron_moe_grpo", "import", moe, folder / "start"]
     subprocess.run(command, env=environment(), check=True, capture_output=True)
 
@@ -71,6 +78,7 @@ def tiny_job(folder: Path, name: str, num_steps: int, num_processes: int) -> Tin
         },
         "rollout": {"group_size": 4, "token_temperature": 1.0, "max_new_tokens": 8, "extra_rounds": 1},
         "optimizer": {"learning_rate": 3e-3, "warmup_steps": 3, "weight_decay": 0.01, "schedule": "linear"},
+        "reward": {"by_problem_type": dict.fromkeys(KINDS, f"python {folder / 'reward.py'}:distinct")},
         "parallel": {"expert": num_processes},
         "stability": {"hang_timeout_s": HANG_TIMEOUT_S},
         "logging": {"wandb": "disabled", "examples": 1},
