@@ -13,6 +13,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, BytesStorageMetadata, Metadata, MetadataIndex
+from torch.distributed.checkpoint.planner import WriteItemType
 
 from megatron_moe_grpo.config.schema import ParallelConfig
 from megatron_moe_grpo.conversion.manifest import verify_manifest, write_manifest
 from megatron_moe_grpo.errors import CheckpointError
 from megatron_moe_grpo.mcore.parallel import ParallelLayout, start_parallel, stop_parallel
-from megatron_moe_grpo.mcore.pickle_allow_list import refuse_unsafe_pickles
+from megatron_moe_grpo.mcore.pickle_allow_list import ENUM_MEMBERS, refuse_unsafe_pickles
 from megatron_moe_grpo.mcore.resharding import Resharding
 from megatron_moe_grpo.models.build import build_model
 from megatron_moe_grpo.models.convert import export_huggingface, load_model
@@ -184,7 +186,20 @@ PAYLOADS: dict[str, tuple[Callable[[Path, Path], None], bool, str]] = {
         True, "builtins.exec",
     ),
     "metadata_planner_data": (in_planner_data, True, "mkdir"),
-    "metadata_getattr_chain": (lambda c, canary: write_metadata(c, chained(canary)), True, "builtins.getattr"),
+    "metadata_getattr_chain": (lambda c, canary: write_metadata(c, chained(canary)), True, "importlib.import_module"),
+    "metadata_getattr_of_an_enum": (
+        lambda c, canary: write_metadata(c, Calls(getattr, (WriteItemType, "__init_subclass__"))), False,
+        "builtins.getattr of",
+    ),
+    "metadata_getattr_of_another_class": (
+        lambda c, canary: write_metadata(c, Calls(getattr, (Metadata, "TENSOR"))), False, "builtins.getattr of",
+    ),
+    "metadata_getattr_of_a_text": (
+        lambda c, canary: write_metadata(c, Calls(getattr, ("{0}", "format"))), False, "builtins.getattr of",
+    ),
+    "common_getattr": (
+        lambda c, canary: write_common(c, archive(Calls(getattr, (WriteItemType, "TENSOR")))), False, ".getattr",
+    ),
     "metadata_old_opcode": (lambda c, canary: write_metadata(c, by_old_opcode(canary)), True, "os.mkdir"),
     "metadata_dotted_name": (lambda c, canary: write_metadata(c, by_dotted_name(canary)), True, "os.mkdir"),
     "metadata_extension_code": (lambda c, canary: write_metadata(c, by_extension_code(canary)), True, "mkdir"),
@@ -313,6 +328,31 @@ def test_the_untouched_checkpoint_is_read_by_all(checkpoint: Path) -> None:
     export(checkpoint)
     shutil.rmtree(checkpoint.parent / "out")
     reshard(checkpoint)
+
+
+class AsOlderPython(pickle.Pickler):
+    """Writes members of enums as Python 3.11.2 does."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (getattr, (type(value), value.name)) if isinstance(value, Enum) else NotImplemented
+
+
+def test_a_checkpoint_of_an_older_python_is_read(checkpoint: Path) -> None:
+    """Debian 12 has 3.11.2."""
+    content = io.BytesIO()
+    AsOlderPython(content).dump(read_metadata(checkpoint))
+    assert b"getattr" in content.getvalue()
+    write_metadata(checkpoint, content.getvalue())
+    write_manifest(checkpoint)
+    for read in (load, inspect, export):
+        read(checkpoint)
+
+
+def test_the_enums_have_the_members_on_the_list() -> None:
+    found = {
+        f"{kind.__module__}.{kind.__name__}": set(kind.__members__) for kind in (_MEM_FORMAT_ENCODING, WriteItemType)
+    }
+    assert found == ENUM_MEMBERS
 
 
 def test_what_transformer_engine_and_a_fused_adam_write_passes(checkpoint: Path) -> None:
