@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 
-from megatron_moe_grpo.commands import benchmark, convert, demo, evaluate, experiment, plan, report, train
+from megatron_moe_grpo.commands import benchmark, convert, demo, evaluate, experiment, plan, report, serve, train
 from megatron_moe_grpo.errors import MoeGrpoError
 
 VERBS = {
@@ -15,6 +15,7 @@ VERBS = {
     "export": (convert.add_export_arguments, convert.run_export),
     "evaluate": (evaluate.add_arguments, evaluate.run),
     "report": (report.add_arguments, report.run),
+    "serve": (serve.add_arguments, serve.run),
     "experiment": (experiment.add_arguments, experiment.run),
     "plan": (plan.add_arguments, plan.run),
     "benchmark": (benchmark.add_arguments, benchmark.run),

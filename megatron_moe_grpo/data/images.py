@@ -5,6 +5,7 @@ Alpha is dropped, not blended: the Hugging Face processors of these models do so
 same picture as the trained one.
 """
 
+import io
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,9 +44,20 @@ def read_image(path: Path) -> Image.Image:
         DataError: names the path; not one of the four formats, above 16.8 megapixels, more than one frame, truncated
             or damaged.
     """
-    with _opened(path) as image:
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+    with _usable(path, str(path), MAX_PIXELS) as image:
+        return _decoded(image)
+
+
+def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As `read_image`, of a file's bytes; `name` is what errors call it."""
+    with _usable(io.BytesIO(content), name, max_pixels) as image:
+        return _decoded(image)
+
+
+def size_of_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """As `read_image_size`, of a file's bytes."""
+    with _usable(io.BytesIO(content), name, max_pixels) as image:
+        return _seen_size(image)
 
 
 def read_image_size(path: Path) -> tuple[int, int]:
@@ -53,9 +65,8 @@ def read_image_size(path: Path) -> tuple[int, int]:
 
     Pillow decodes a PNG without EXIF data all the same: it may stand behind the pixels.
     """
-    with _opened(path) as image:
-        is_turned = image.getexif().get(ExifTags.Base.Orientation) in TURNING_ORIENTATIONS
-        return image.size[::-1] if is_turned else image.size
+    with _usable(path, str(path), MAX_PIXELS) as image:
+        return _seen_size(image)
 
 
 def is_picture(path: Path) -> bool:
@@ -72,30 +83,30 @@ def is_picture(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _usable(source: Path | io.BytesIO, name: str, max_pixels: int) -> Iterator[Image.Image]:
     """The picture, its header read and found usable; what Pillow raises inside the block becomes a DataError."""
     try:
-        if not path.is_file():
-            raise DataError(f"{path} is not a file that can be read")
-        with Image.open(path, formats=FORMATS) as image:
-            _refuse_unusable(image, path)
+        if isinstance(source, Path) and not source.is_file():
+            raise DataError(f"{name} is not a file that can be read")
+        with Image.open(source, formats=FORMATS) as image:
+            _refuse_unusable(image, name, max_pixels)
             yield image
     except DECODE_ERRORS as error:
         raise DataError(
-            f"the image {path} cannot be decoded",
+            f"the image {name} cannot be decoded",
             got=f"{type(error).__name__}: {error}",
             expected=f"a whole {', '.join(FORMATS)} file",
             remedy="replace the file, or skip the row",
         ) from error
 
 
-def _refuse_unusable(image: Image.Image, path: Path) -> None:
+def _refuse_unusable(image: Image.Image, name: str, max_pixels: int) -> None:
     """Looks at the header only, before memory is spent."""
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > max_pixels:
         raise DataError(
-            f"the image {path} is too large",
+            f"the image {name} is too large",
             got=f"{image.width} x {image.height} pixels",
-            expected=f"at most {MAX_PIXELS} pixels",
+            expected=f"at most {max_pixels} pixels",
             remedy="scale it down, or skip the row",
         )
     try:
@@ -103,7 +114,17 @@ def _refuse_unusable(image: Image.Image, path: Path) -> None:
     except EOFError:
         image.seek(0)
         return
-    raise DataError(f"the image {path} is animated", expected="one frame", remedy="store the frames as pictures")
+    raise DataError(f"the image {name} is animated", expected="one frame", remedy="store the frames as pictures")
+
+
+def _seen_size(image: Image.Image) -> tuple[int, int]:
+    is_turned = image.getexif().get(ExifTags.Base.Orientation) in TURNING_ORIENTATIONS
+    return image.size[::-1] if is_turned else image.size
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    image.load()
+    return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from megatron_moe_grpo.data.visuals import VisualSize
 from megatron_moe_grpo.errors import ConfigError, DataError
+from megatron_moe_grpo.models.chat_prompt import ChatTurn, chat_prompt_ids
 
 # A tag on a line of its own takes the line break along: the same prompt as without tags, visuals first.
 VISUAL_TAG = re.compile(r"<(image|video)>\n?")
@@ -18,6 +19,9 @@ VISUAL_TAG = re.compile(r"<(image|video)>\n?")
 
 class ChatProcessing:
     """A folder's tokenizer with its chat template (run by transformers in its Jinja sandbox)."""
+
+    placeholder: re.Pattern[str]
+    """What the family's chat templates write for a picture or a video."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, vision_token_ids: tuple[int, ...], vocab_size: int):
         self.tokenizer = tokenizer
@@ -40,6 +44,18 @@ class ChatProcessing:
         self._refuse_special_tokens((problem, *options))
         message = {"role": "user", "content": message_content("\n".join((problem, *options)), visuals)}
         return self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+
+    def chat_ids(self, turns: Sequence[ChatTurn]) -> list[int]:
+        """Token ids of a conversation up to the assistant's mark; special tokens that are typed stay text.
+
+        Raises:
+            ConfigError: the chat template cannot show it.  DataError: a picture that the family cannot take.
+        """
+        return chat_prompt_ids(self.tokenizer, self.special_tokens, self.placeholder, self.visual_text, turns)
+
+    def visual_text(self, visual: VisualSize) -> str:
+        """The tokens that a visual's place in the prompt takes; each family's own."""
+        raise NotImplementedError
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of a whole answer: its text and the end of turn.  Raises DataError: a special token typed as text.

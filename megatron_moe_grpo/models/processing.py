@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from megatron_moe_grpo.data.visuals import Visual, VisualSize
+from megatron_moe_grpo.models.chat_prompt import ChatTurn
 from megatron_moe_grpo.models.token_batch import TokenBatch
 from megatron_moe_grpo.models.visual_inputs import VisualInputs
 
@@ -28,6 +29,9 @@ class Processing(Protocol):
 
     def encode(self, problem: str, options: tuple[str, ...], visuals: Sequence[VisualSize]) -> list[int]:
         """Prompt token ids, visuals expanded.  Raises DataError: special tokens in the text, tags that do not fit."""
+
+    def chat_ids(self, turns: Sequence[ChatTurn]) -> list[int]:
+        """Token ids of a conversation up to the assistant's mark; special tokens that are typed stay text."""
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of a whole answer: its text and the end of turn.  Raises DataError: special tokens in it."""

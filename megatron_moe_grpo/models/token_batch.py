@@ -51,6 +51,17 @@ class TokenBatch:
             rope_position_3BS=None if rope is None else rope.repeat_interleave(group_size, dim=1),
         )
 
+    def select(self, index_B: Tensor) -> "TokenBatch":
+        """Sequences by index, in that order, repeats allowed; the visuals stay as they are."""
+        rope = self.rope_position_3BS
+        return replace(
+            self,
+            token_ids_BS=self.token_ids_BS[index_B],
+            is_real_BS=self.is_real_BS[index_B],
+            image_slot_BS=self.image_slot_BS[index_B],
+            rope_position_3BS=None if rope is None else rope[:, index_B],
+        )
+
     def extended(self, token_ids_BT: Tensor, is_real_BT: Tensor) -> "TokenBatch":
         """Text appended on the right of every sequence."""
         return replace(

@@ -29,6 +29,8 @@ FLOORS = {
     "benchmark": 5,
     # Starts commands and reads what they left; never imports the loops.
     "experiments": 5,
+    # Answers requests with a model; nothing imports it but its verb.
+    "serving": 5,
     "training": 5,
     "commands": 6,
     # Disturbs runs from outside; a user starts it by its module name.

@@ -31,6 +31,8 @@ PLACEHOLDER = re.compile(f"{CONTEXT_TOKEN}|{VIDEO_TOKEN}")
 class InternVLProcessing(ChatProcessing):
     """Turns rows into model inputs; a picture is one or more tiles, a video's frame one tile."""
 
+    placeholder = PLACEHOLDER
+
     def __init__(self, tokenizer: PreTrainedTokenizerFast, pixels: PixelSettings, architecture: InternVLArchitecture):
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(CONTEXT_TOKEN)
         super().__init__(tokenizer, (self.image_token_id,), architecture.text.vocab_size)
@@ -82,8 +84,14 @@ class InternVLProcessing(ChatProcessing):
                 got=f"{len(plain) - 1} times {CONTEXT_TOKEN} or {VIDEO_TOKEN} for {len(visuals)} visuals",
                 expected="the chat template of a native (-HF) InternVL folder",
             )
-        expanded = [self._expansion(visual) + text for visual, text in zip(visuals, plain[1:], strict=True)]
+        expanded = [self.visual_text(visual) + text for visual, text in zip(visuals, plain[1:], strict=True)]
         return self.tokenizer.encode(plain[0] + "".join(expanded), add_special_tokens=False)
+
+    def visual_text(self, visual: VisualSize) -> str:
+        """`<img>`, tokens, `</img>`; of a video one of those for each frame."""
+        if not visual.is_video:
+            return self._tile_tokens(self._pixels.tiling.num_tiles(visual.width, visual.height))
+        return "\n".join(f"Frame{number + 1}: {self._tile_tokens(1)}" for number in range(visual.num_frames))
 
     def visual_inputs(self, visuals: Sequence[Visual]) -> VisualInputs | None:
         """Resized and normalised tiles, float32 [tiles, 3, H, W]; None without visuals."""
@@ -104,11 +112,6 @@ class InternVLProcessing(ChatProcessing):
         inputs = {"input_ids": batch.token_ids_BS, "attention_mask": batch.is_real_BS.long()}
         # A batch without pictures must not name them at all: transformers takes neither None nor an empty tensor.
         return inputs if batch.pixel_values is None else inputs | {"pixel_values": batch.pixel_values}
-
-    def _expansion(self, visual: VisualSize) -> str:
-        if not visual.is_video:
-            return self._tile_tokens(self._pixels.tiling.num_tiles(visual.width, visual.height))
-        return "\n".join(f"Frame{number + 1}: {self._tile_tokens(1)}" for number in range(visual.num_frames))
 
     def _tile_tokens(self, num_tiles: int) -> str:
         return START_TOKEN + CONTEXT_TOKEN * (self.num_image_tokens * num_tiles) + END_TOKEN

@@ -30,6 +30,8 @@ PLACEHOLDER = re.compile(f"{re.escape(IMAGE_TOKEN)}|{re.escape(VIDEO_TOKEN)}")
 class Qwen2VLProcessing(ChatProcessing):
     """Turns rows into model inputs; a picture takes as many tokens as its resized area holds."""
 
+    placeholder = PLACEHOLDER
+
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerFast,
@@ -74,9 +76,13 @@ class Qwen2VLProcessing(ChatProcessing):
                 got=", ".join(PLACEHOLDER.findall(text)) or "none",
                 expected=", ".join(expected),
             )
-        counts = iter([self._num_tokens(visual) for visual in visuals])
-        expanded = PLACEHOLDER.sub(lambda match: match.group() * next(counts), text)
+        expansions = iter([self.visual_text(visual) for visual in visuals])
+        expanded = PLACEHOLDER.sub(lambda _: next(expansions), text)
         return self.tokenizer.encode(expanded, add_special_tokens=False)
+
+    def visual_text(self, visual: VisualSize) -> str:
+        """As many placeholders as the visual has features."""
+        return (VIDEO_TOKEN if visual.is_video else IMAGE_TOKEN) * self._num_tokens(visual)
 
     def visual_inputs(self, visuals: Sequence[Visual]) -> VisualInputs | None:
         """Patches of all visuals, float32 [patches, 3 * 2 * patch * patch], and their grids; None without visuals."""

@@ -172,7 +172,7 @@ def test_dry_run_needs_no_slurm(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["evaluate", "convert", "upcycle", "experiment_array"])
+@pytest.mark.parametrize("name", ["evaluate", "convert", "upcycle", "serve", "experiment_array"])
 def test_the_siblings_say_what_they_would_run(name: str) -> None:
     environment = {"PATH": os.environ["PATH"], "MOE_GRPO_PYTHON": "python", "SLURM_ARRAY_TASK_ID": "2"}
     done = subprocess.run(
