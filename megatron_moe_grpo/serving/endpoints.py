@@ -5,6 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from megatron_moe_grpo.serving.generation import Prompt
 from megatron_moe_grpo.serving.limits import Limits
 from megatron_moe_grpo.serving.listener import Listener, random_seed
 from megatron_moe_grpo.serving.prompting import Prompting
-from megatron_moe_grpo.serving.request_body import read_json_object
+from megatron_moe_grpo.serving.request_body import BodyReader
 from megatron_moe_grpo.serving.request_error import RequestError, bad
 from megatron_moe_grpo.serving.requests import ChatRequest, CompletionRequest, GenerationRequest, parse_request
 from megatron_moe_grpo.serving.stop_texts import GrowingText
@@ -48,6 +49,7 @@ class Endpoints:
 
     def __init__(self, served: Served, traffic: Traffic):
         self._served, self._traffic, self._token_text = served, traffic, TokenText(served.processing)
+        self._bodies = BodyReader(served.limits)
 
     async def health(self) -> Response:
         """503 once the engine's thread is gone."""
@@ -67,9 +69,11 @@ class Endpoints:
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         served = self._served
-        asked = parse_request(ChatRequest, await read_json_object(request, served.limits), served.limits)
-        self._check_model(asked)
-        prompt = await asyncio.to_thread(served.prompting.of_chat, asked.messages)
+        async with AsyncExitStack() as held:
+            body = await self._bodies.json_object(request, held)
+            asked = parse_request(ChatRequest, body, served.limits)
+            self._check_model(asked)
+            prompt = await asyncio.to_thread(served.prompting.of_chat, asked.messages)
         most = asked.max_completion_tokens or asked.max_tokens or served.limits.max_new_tokens
         num_top = (asked.top_logprobs or 0) if asked.logprobs else 0
         listener = self._listen(asked, [prompt], most, num_top, has_prompt_logprobs=False)
@@ -83,9 +87,11 @@ class Endpoints:
     async def complete(self, request: Request) -> Response:
         """POST /v1/completions."""
         served = self._served
-        asked = parse_request(CompletionRequest, await read_json_object(request, served.limits), served.limits)
-        self._check_model(asked)
-        prompts = [await asyncio.to_thread(served.prompting.of_completion, prompt) for prompt in asked.prompts]
+        async with AsyncExitStack() as held:
+            body = await self._bodies.json_object(request, held)
+            asked = parse_request(CompletionRequest, body, served.limits)
+            self._check_model(asked)
+            prompts = [await asyncio.to_thread(served.prompting.of_completion, prompt) for prompt in asked.prompts]
         most = COMPLETION_TOKENS if asked.max_tokens is None else asked.max_tokens
         echoes, has_logprobs = bool(asked.echo), asked.logprobs is not None
         if most == 0 and not echoes:

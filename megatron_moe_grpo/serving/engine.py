@@ -51,15 +51,21 @@ class Engine:
             EngineFullError: too many wait.
         """
         with self._changed:
-            if len(self._waiting) + len(jobs) > self._limits.max_waiting:
-                raise EngineFullError(
-                    "too many sequences wait",
-                    got=f"{len(self._waiting)} waiting and {len(jobs)} new ones",
-                    expected=f"at most {self._limits.max_waiting}",
-                    remedy="ask again later",
-                )
+            self._refuse_too_many(jobs)
             self._waiting.extend(jobs)
             self._changed.notify()
+
+    def _refuse_too_many(self, jobs: Sequence[Job]) -> None:
+        limits = self._limits
+        prompts = {id(job.prompt): job.prompt for job in (*self._waiting, *jobs)}
+        num_bytes = sum(prompt.visual_bytes for prompt in prompts.values())
+        if len(self._waiting) + len(jobs) > limits.max_waiting or num_bytes > limits.max_waiting_bytes:
+            raise EngineFullError(
+                "too many sequences wait",
+                got=f"{len(self._waiting)} waiting and {len(jobs)} new ones, {num_bytes:,} bytes of pictures",
+                expected=f"at most {limits.max_waiting}, with {limits.max_waiting_bytes:,} bytes",
+                remedy="ask again later",
+            )
 
     def close(self) -> None:
         """Ends the thread after the token that it works on; what is under way is told so."""

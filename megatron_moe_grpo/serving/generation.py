@@ -18,6 +18,11 @@ class Prompt:
     visuals: VisualInputs | None = None
     rope_position_3S: Tensor | None = None
 
+    @property
+    def visual_bytes(self) -> int:
+        """Memory of its pictures."""
+        return 0 if self.visuals is None else self.visuals.pixel_values.nbytes
+
 
 @dataclass(frozen=True)
 class Sampling:

@@ -13,6 +13,9 @@ class Limits:
     """Of a request as it comes over the wire; checked while it comes."""
     max_body_s: float = 30.0
     """A request that takes longer to arrive is given up."""
+    max_large_bodies: int = 8
+    """Bodies above `large_body_bytes` that are in memory together, until their prompts are made; others wait."""
+    large_body_bytes: int = 1 << 20
     max_images: int = 16
     """Pictures of a request."""
     max_image_bytes: int = 16 << 20
@@ -37,3 +40,5 @@ class Limits:
     """Decoded together."""
     max_waiting: int = 1024
     """Sequences that wait for a place; beyond it a request is refused with 429."""
+    max_waiting_bytes: int = 2 << 30
+    """Of their pictures, ready for the model; the same."""

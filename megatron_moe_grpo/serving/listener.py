@@ -50,7 +50,7 @@ class Listener:
             while num_open:
                 try:
                     number, piece = await asyncio.wait_for(self._queue.get(), POLL_S)
-                except TimeoutError:
+                except asyncio.TimeoutError:
                     if await request.is_disconnected():
                         raise RequestError(499, "the client has gone") from None
                     continue

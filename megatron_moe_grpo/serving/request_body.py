@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any, NoReturn
 
 from fastapi import Request
@@ -10,32 +11,43 @@ from megatron_moe_grpo.serving.limits import Limits
 from megatron_moe_grpo.serving.request_error import RequestError, bad
 
 
-async def read_json_object(request: Request, limits: Limits) -> dict[str, Any]:
-    """The body as a JSON object.
+class BodyReader:
+    """Reads the bodies of one server's requests; the large ones share a few places in memory."""
 
-    Raises:
-        RequestError: too long, too slow, compressed, not UTF-8, no JSON, or no object.
-    """
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise RequestError(415, "compressed bodies are not read")
-    try:
-        content = await asyncio.wait_for(_read(request, limits.max_body_bytes), limits.max_body_s)
-    except TimeoutError as error:
-        raise RequestError(408, f"the body did not arrive within {limits.max_body_s:g} s") from error
-    # Off the event loop: a body of many megabytes takes a while.
-    value = await asyncio.to_thread(_parse, content)
-    if not isinstance(value, dict):
-        raise bad(f"the body is a JSON {type(value).__name__}, not an object")
-    return value
+    def __init__(self, limits: Limits):
+        self._limits, self._large = limits, asyncio.Semaphore(limits.max_large_bodies)
 
+    async def json_object(self, request: Request, held: AsyncExitStack) -> dict[str, Any]:
+        """The body as a JSON object.
 
-async def _read(request: Request, max_bytes: int) -> bytes:
-    content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > max_bytes:
-            raise RequestError(413, f"the body has more than {max_bytes} bytes")
-    return bytes(content)
+        Args:
+            held: keeps a large body's place until it is closed.
+        Raises:
+            RequestError: too long, too slow, compressed, not UTF-8, no JSON, or no object.
+        """
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise RequestError(415, "compressed bodies are not read")
+        limit_s = self._limits.max_body_s
+        try:
+            content = await asyncio.wait_for(self._read(request, held), limit_s)
+        except asyncio.TimeoutError as error:
+            raise RequestError(408, f"the body did not arrive within {limit_s:g} s") from error
+        # Off the event loop: a body of many megabytes takes a while.
+        value = await asyncio.to_thread(_parse, content)
+        if not isinstance(value, dict):
+            raise bad(f"the body is a JSON {type(value).__name__}, not an object")
+        return value
+
+    async def _read(self, request: Request, held: AsyncExitStack) -> bytes:
+        content, is_large = bytearray(), False
+        async for part in request.stream():
+            content += part
+            if len(content) > self._limits.max_body_bytes:
+                raise RequestError(413, f"the body has more than {self._limits.max_body_bytes} bytes")
+            if not is_large and len(content) > self._limits.large_body_bytes:
+                is_large = True
+                await held.enter_async_context(self._large)
+        return bytes(content)
 
 
 def _parse(content: bytes) -> Any:

@@ -157,6 +157,18 @@ def test_more_than_may_wait_are_refused_together(engine: Engine, prompts: list[P
     assert engine.num_waiting == 0
 
 
+def test_pictures_that_wait_may_take_so_much_memory(loaded: LoadedModel, prompts: list[Prompt]) -> None:
+    assert prompts[1].visual_bytes > 0
+    engine = Engine(loaded.model, loaded.processing, replace(LIMITS, max_waiting_bytes=prompts[1].visual_bytes))
+    try:
+        # Choices of one request share theirs.
+        engine.submit([Owner(prompts[1], GREEDY, choice).job for choice in range(3)])
+        with pytest.raises(EngineFullError, match="bytes of pictures"):
+            engine.submit([Owner(replace(prompts[1]), GREEDY).job for _ in range(3)])
+    finally:
+        engine.close()
+
+
 def test_who_no_longer_listens_makes_room(engine: Engine, prompts: list[Prompt]) -> None:
     owners = [Owner(prompts[0], replace(GREEDY, max_new_tokens=100)) for _ in range(6)]
     for owner in owners[:5]:
