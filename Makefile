@@ -10,14 +10,14 @@ VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt constraints.txt
 
-.PHONY: demo test test-slurm lint install clean
+.PHONY: demo test test-slurm test-harnesses lint install clean
 
 demo: $(INSTALLED)
 	$(VENV_PYTHON) -m megatron_moe_grpo demo
 
 test: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest tests/unit
-	$(VENV_PYTHON) -m pytest tests -m "not gpu and not slurm" --ignore tests/unit
+	$(VENV_PYTHON) -m pytest tests -m "not gpu and not slurm and not harness" --ignore tests/unit
 
 # A real Slurm on this machine: Debian's packages, root, and two nodes on loopback addresses.  Skipped, with the reason,
 # where that cannot be.
@@ -25,6 +25,10 @@ test-slurm: $(INSTALLED)
 	@command -v slurmctld >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge; } || true
 	$(VENV_PYTHON) -m pytest tests/slurm -rs
+
+# Other people's harnesses and clients against our server, each in a virtual environment of its own (3.5 GB, made once).
+test-harnesses: $(INSTALLED)
+	$(VENV_PYTHON) -m pytest tests/harnesses -rs
 
 lint: $(INSTALLED)
 	$(VENV_PYTHON) -m ruff check .

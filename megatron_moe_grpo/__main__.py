@@ -5,7 +5,18 @@ import os
 import sys
 import warnings
 
-from megatron_moe_grpo.commands import benchmark, convert, demo, evaluate, experiment, plan, report, serve, train
+from megatron_moe_grpo.commands import (
+    benchmark,
+    compare,
+    convert,
+    demo,
+    evaluate,
+    experiment,
+    plan,
+    report,
+    serve,
+    train,
+)
 from megatron_moe_grpo.errors import MoeGrpoError
 
 VERBS = {
@@ -14,6 +25,7 @@ VERBS = {
     "import": (convert.add_import_arguments, convert.run_import),
     "export": (convert.add_export_arguments, convert.run_export),
     "evaluate": (evaluate.add_arguments, evaluate.run),
+    "compare": (compare.add_arguments, compare.run),
     "report": (report.add_arguments, report.run),
     "serve": (serve.add_arguments, serve.run),
     "experiment": (experiment.add_arguments, experiment.run),

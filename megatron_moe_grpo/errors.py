@@ -54,3 +54,7 @@ class UpdateError(MoeGrpoError):
 
 class TraceError(MoeGrpoError):
     """A routing trace that was not consumed exactly once, or does not fit its tokens."""
+
+
+class EvaluationError(MoeGrpoError):
+    """An evaluation that is not complete, or evaluations that cannot be compared."""

@@ -64,14 +64,16 @@ def sample_indices(num_frames: int, max_frames: int) -> list[int]:
     return [int(segment / 2 + round(segment * index)) for index in range(max_frames)]
 
 
-def read_video(path: Path, max_frames: int) -> tuple[Image.Image, ...]:
+def read_video(path: Path, max_frames: int, seconds: tuple[float, float] | None = None) -> tuple[Image.Image, ...]:
     """The sampled frames as RGB, turned as the file's display matrix says.
 
+    Args:
+        seconds: only the frames from that nearest the first to that nearest the second time are sampled.
     Raises:
         DataError: names the path; another container or codec than those above, above 16.8 megapixels a frame or
-            432,000 frames, too long to decode, frames of several sizes, truncated or damaged.
+            432,000 frames, too long to decode, frames of several sizes, truncated or damaged, shorter than `seconds`.
     """
-    times = _frame_times(path)
+    times = _frame_times(path, seconds)
     # The first frame too: its size is what `read_video_size` tells.
     wanted = [times.shown[index] for index in [0, *sample_indices(len(times.shown), max_frames)]]
     first, *pictures = _pictures_at(path, times, wanted)
@@ -85,9 +87,9 @@ def read_video(path: Path, max_frames: int) -> tuple[Image.Image, ...]:
     return tuple(pictures)
 
 
-def read_video_size(path: Path, max_frames: int) -> tuple[int, int, int]:
+def read_video_size(path: Path, max_frames: int, seconds: tuple[float, float] | None = None) -> tuple[int, int, int]:
     """(width, height, number) of the frames that `read_video` gives; decodes one frame.  Raises DataError likewise."""
-    times = _frame_times(path)
+    times = _frame_times(path, seconds)
     (first,) = _pictures_at(path, times, times.shown[:1])
     return first.width, first.height, min(len(times.shown), max_frames)
 
@@ -97,7 +99,7 @@ class _FrameTimes:
     """Time stamps of a video's frames, in the stream's own unit."""
 
     shown: tuple[int, ...]
-    """All frames, in the order in which they are shown."""
+    """All frames of the wanted part, in the order in which they are shown."""
     keyframes: tuple[tuple[int, int], ...]
     """(time stamp, position among the stream's packets) of the frames that decode without others, by time."""
 
@@ -107,9 +109,10 @@ class _FrameTimes:
         return self.keyframes[later - 1][1] if later else 0
 
 
-def _frame_times(path: Path) -> _FrameTimes:
+def _frame_times(path: Path, seconds: tuple[float, float] | None) -> _FrameTimes:
     shown, keyframes, num_bytes = [], [], 0
     with _opened(path) as (container, stream):
+        tick_s = float(stream.time_base)
         for position, packet in enumerate(container.demux(stream)):
             if packet.size == 0:  # the last one, which only empties the decoder
                 continue
@@ -132,7 +135,28 @@ def _frame_times(path: Path) -> _FrameTimes:
                 shown.append(time)
     if not shown:
         raise DataError(f"the video {path} has no frames", remedy="replace the file, or skip the row")
-    return _FrameTimes(tuple(sorted(shown)), tuple(sorted(keyframes)))
+    shown.sort()
+    if seconds is not None:
+        shown = _part(path, shown, tick_s, seconds)
+    return _FrameTimes(tuple(shown), tuple(sorted(keyframes)))
+
+
+def _part(path: Path, shown: list[int], tick_s: float, seconds: tuple[float, float]) -> list[int]:
+    """The times from that nearest `seconds[0]` to that nearest `seconds[1]`, counted from the first frame."""
+    start, end = (shown[0] + second / tick_s for second in seconds)
+    if start > shown[-1]:
+        raise DataError(
+            f"the video {path} is shorter than the wanted part of it",
+            got=f"{(shown[-1] - shown[0]) * tick_s:.2f} seconds",
+            expected=f"{seconds[0]:.2f} to {seconds[1]:.2f} seconds",
+            remedy="replace the file, or skip the row",
+        )
+    return shown[_nearest(shown, start) : _nearest(shown, end) + 1]
+
+
+def _nearest(ascending: Sequence[int], value: float) -> int:
+    """Index of the element nearest `value`; of two, the first."""
+    return min(range(len(ascending)), key=lambda index: abs(ascending[index] - value))
 
 
 def _pictures_at(path: Path, times: _FrameTimes, wanted: Sequence[int]) -> list[Image.Image]:

@@ -21,6 +21,8 @@ class VisualFiles:
 
     paths: tuple[Path, ...]
     is_video: bool = False
+    seconds: tuple[float, float] | None = None
+    """Only this part of a video file is seen, from when to when it is shown; None: all of it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def read_visual(files: VisualFiles, max_frames: int) -> Visual:
         DataError: names the path; see `read_image` and `read_video`; frames of several sizes.
     """
     if _is_video_file(files):
-        return Visual(read_video(files.paths[0], max_frames), is_video=True)
+        return Visual(read_video(files.paths[0], max_frames, files.seconds), is_video=True)
     paths = seen_paths(files, max_frames)
     frames = tuple(read_image(path) for path in paths)
     _refuse_several_sizes(paths, [frame.size for frame in frames])
@@ -67,7 +69,7 @@ def read_visual_size(files: VisualFiles, max_frames: int) -> VisualSize:
     Raises DataError as `read_visual`, as far as that tells.
     """
     if _is_video_file(files):
-        width, height, num_frames = read_video_size(files.paths[0], max_frames)
+        width, height, num_frames = read_video_size(files.paths[0], max_frames, files.seconds)
         return VisualSize(width, height, num_frames, is_video=True)
     paths = seen_paths(files, max_frames)
     sizes = [read_image_size(path) for path in paths]

@@ -57,19 +57,9 @@ def evaluate_hf_folder(
         ConfigError: an incomplete folder.  ConversionError: no safetensors, or an adapter.  CheckpointError: the folder
             has a manifest and is not what it says.  DataError: the first bad row.
     """
-    family = family_of(read_hf_config(folder))
-    # transformers would load pickles and adapters without a word, and does not know our manifest.
-    SafetensorsFolder(folder)
-    if (folder / MANIFEST).is_file():
-        verify_manifest(folder)
-    processing = family.processing.from_folder(folder)
     judge, template = Judge(reward or RewardConfig()), prompt_template(prompts)
     rows = load_rows(rows_file, image_root, known_problem=judge.problem_with, video_frames=video_frames).rows
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = family.huggingface_class().from_pretrained(
-        folder, dtype="auto", local_files_only=True, use_safetensors=True
-    )
-    model = model.to(device).eval()
+    model, processing = open_model(folder)
     records = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
@@ -82,7 +72,49 @@ def evaluate_hf_folder(
     return records
 
 
+def open_model(folder: Path) -> tuple[PreTrainedModel, Processing]:
+    """The folder's model, on the GPU where there is one, and its processing.
+
+    Raises:
+        ConfigError: an incomplete folder.  ConversionError: no safetensors, or an adapter.  CheckpointError: the folder
+            has a manifest and is not what it says.
+    """
+    family = family_of(read_hf_config(folder))
+    # transformers would load pickles and adapters without a word, and does not know our manifest.
+    SafetensorsFolder(folder)
+    if (folder / MANIFEST).is_file():
+        verify_manifest(folder)
+    processing = family.processing.from_folder(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = family.huggingface_class().from_pretrained(
+        folder, dtype="auto", local_files_only=True, use_safetensors=True
+    )
+    return model.to(device).eval(), processing
+
+
 @torch.inference_mode()
+def greedy_ids(
+    model: PreTrainedModel,
+    processing: Processing,
+    prompts: Sequence[Sequence[int]],
+    visuals: Sequence[Sequence[Visual]],
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Token ids of each prompt's answer, end of turn and padding included."""
+    inputs = [processing.visual_inputs(of_row) for of_row in visuals]
+    batch = pad_prompts(prompts, inputs, processing.vision_token_ids, processing.pad_token_id).to(model.device)
+    ids_BS = model.generate(
+        **_in_precision(processing.huggingface_inputs(batch), model.dtype),
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=processing.eos_token_id,
+        pad_token_id=processing.pad_token_id,
+        # As our own engine decodes: an answer holds no image placeholders.
+        suppress_tokens=list(processing.suppressed_token_ids),
+    )
+    return ids_BS[:, batch.token_ids_BS.shape[1] :].tolist()
+
+
 def _greedy_responses(
     model: PreTrainedModel,
     processing: Processing,
@@ -94,16 +126,7 @@ def _greedy_responses(
         processing.encode(question, (), [visual.size for visual in of_row])
         for question, of_row in zip(questions, visuals, strict=True)
     ]
-    inputs = [processing.visual_inputs(of_row) for of_row in visuals]
-    batch = pad_prompts(prompts, inputs, processing.vision_token_ids, processing.pad_token_id).to(model.device)
-    ids_BS = model.generate(
-        **_in_precision(processing.huggingface_inputs(batch), model.dtype),
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=processing.eos_token_id,
-        pad_token_id=processing.pad_token_id,
-    )
-    return [processing.decode(ids) for ids in ids_BS[:, batch.token_ids_BS.shape[1] :].tolist()]
+    return [processing.decode(ids) for ids in greedy_ids(model, processing, prompts, visuals, max_new_tokens)]
 
 
 def _in_precision(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

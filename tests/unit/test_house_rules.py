@@ -202,7 +202,7 @@ def test_two_tests_of_a_file_have_two_names() -> None:
 def test_make_test_runs_every_tier() -> None:
     recipe = (ROOT / "Makefile").read_text(encoding="utf-8").split("\ntest:", 1)[1].split("\n\n", 1)[0]
     assert "pytest tests/unit\n" in recipe
-    assert 'pytest tests -m "not gpu and not slurm" --ignore tests/unit' in recipe
+    assert 'pytest tests -m "not gpu and not slurm and not harness" --ignore tests/unit' in recipe
     commands = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert {"make test", "make test-slurm"} <= set(commands)
 

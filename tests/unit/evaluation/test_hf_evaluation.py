@@ -68,7 +68,13 @@ def stock_response(root: Path, row: dict, blank: bool = False, around: str = "{q
         images = [Image.new("RGB", (32, 32), (128, 128, 128)) if blank else Image.open(root / path) for path in paths]
         processor = GotOcr2ImageProcessorPil.from_pretrained(root / "hf")
         inputs["pixel_values"] = processor(images, return_tensors="pt")["pixel_values"]
-    ids = model.generate(**inputs, do_sample=False, max_new_tokens=NEW_TOKENS, pad_token_id=tokenizer.pad_token_id)
+    # Answers are text: no special token but the end of turn.
+    specials = sorted(set(tokenizer.all_special_ids) - {tokenizer.eos_token_id})
+    padding_rows = list(range(len(tokenizer), model.config.text_config.vocab_size))
+    ids = model.generate(
+        **inputs, do_sample=False, max_new_tokens=NEW_TOKENS, pad_token_id=tokenizer.pad_token_id,
+        suppress_tokens=specials + padding_rows,
+    )  # fmt: skip
     return tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
