@@ -6,6 +6,7 @@ import sys
 import warnings
 
 from megatron_moe_grpo.commands import (
+    analyse,
     benchmark,
     compare,
     convert,
@@ -26,6 +27,7 @@ VERBS = {
     "export": (convert.add_export_arguments, convert.run_export),
     "evaluate": (evaluate.add_arguments, evaluate.run),
     "compare": (compare.add_arguments, compare.run),
+    "analyse": (analyse.add_arguments, analyse.run),
     "report": (report.add_arguments, report.run),
     "serve": (serve.add_arguments, serve.run),
     "experiment": (experiment.add_arguments, experiment.run),

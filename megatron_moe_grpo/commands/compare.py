@@ -1,4 +1,4 @@
-"""`compare FOLDER FOLDER ...`: evaluated models on the same examples of a benchmark, each against the first."""
+"""`compare FOLDER FOLDER ...`: models on the same examples, each against the first; evaluated ones or analysed ones."""
 
 import argparse
 from pathlib import Path
@@ -6,11 +6,16 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("folders", type=Path, nargs="+", help="folders that `evaluate --benchmark` wrote")
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of `evaluate --benchmark`, or of `analyse`")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints one table for each way of reading answers."""
+    """Prints one table for each way of reading answers; of analyses, one for each of their sections."""
+    if all((folder / "analysis.json").is_file() for folder in arguments.folders):
+        from megatron_moe_grpo.evaluation.analysis.side_by_side import compare_analyses
+
+        print(compare_analyses(arguments.folders))
+        return
     from megatron_moe_grpo.evaluation.comparison import ComparedModel, compare_folders
     from megatron_moe_grpo.training.console import summary_table
 

@@ -65,14 +65,19 @@ def mean_jensen_shannon_divergence_nats(counts_by_task: Mapping[str, Counts]) ->
     Raises:
         DataError: fewer than two tasks, or shapes that differ.
     """
+    pairs = [divergence_L.mean() for divergence_L in divergences_by_pair_nats(counts_by_task).values()]
+    return float(torch.stack(pairs).mean())
+
+
+def divergences_by_pair_nats(counts_by_task: Mapping[str, Counts]) -> dict[tuple[str, str], Tensor]:
+    """JSD_l(a, b) of every pair of tasks, layer by layer: float64 [L].  Arguments and errors as for the mean."""
     if len(counts_by_task) < 2:
         raise DataError("a divergence between tasks takes at least two tasks", got=list(counts_by_task))
     utilisations = {task: expert_utilisation(counts) for task, counts in counts_by_task.items()}
     shapes = {task: tuple(utilisation_LN.shape) for task, utilisation_LN in utilisations.items()}
     if len(set(shapes.values())) > 1:
         raise DataError("expert counts of all tasks must have one shape", got=shapes)
-    pairs = [_divergence_nats(a_LN, b_LN).mean() for a_LN, b_LN in combinations(utilisations.values(), 2)]
-    return float(torch.stack(pairs).mean())
+    return {(a, b): _divergence_nats(utilisations[a], utilisations[b]) for a, b in combinations(utilisations, 2)}
 
 
 def _divergence_nats(a_LN: Tensor, b_LN: Tensor) -> Tensor:

@@ -1,45 +1,30 @@
 """report.html of a run folder: curves, expert maps and example rollouts in one file that needs no network."""
 
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import numpy as np
 import yaml
 
-from megatron_moe_grpo import __version__
-from megatron_moe_grpo.errors import ConfigError, DataError
+from megatron_moe_grpo.errors import ConfigError
+from megatron_moe_grpo.evaluation.accuracy import wilson_interval
 from megatron_moe_grpo.evaluation.expert_analysis import expert_utilisation, mean_jensen_shannon_divergence_nats
+from megatron_moe_grpo.evaluation.report_charts import (
+    Figure,
+    HeatMap,
+    HeatMapChart,
+    LineChart,
+    Series,
+    heat_map_figure,
+    line_figure,
+)
 from megatron_moe_grpo.evaluation.report_curves import SECTIONS, Curve, CurveSection
 from megatron_moe_grpo.evaluation.report_examples import Example, read_example
-from megatron_moe_grpo.evaluation.report_figures import ReportFigure, Series, heat_map_figure, line_figure
+from megatron_moe_grpo.evaluation.report_page import Fact, Section, date_text, task_names, write_page
+from megatron_moe_grpo.evaluation.run_files import read_json_lines, read_metrics
 
-MAX_EXAMPLES = 10
-TEMPLATES = Path(__file__).parent / "templates"
-NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+MAX_EXAMPLES = 40
 Metrics = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading with its figures."""
-
-    title: str
-    text: str
-    figures: list[ReportFigure]
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One number of the page's head."""
-
-    label: str
-    value: str
 
 
 def write_report(run_folder: Path) -> Path:
@@ -50,36 +35,25 @@ def write_report(run_folder: Path) -> Path:
     run_folder = Path(run_folder)
     config_text = _read_config(run_folder)
     config = yaml.safe_load(config_text)
-    metrics = [_with_numbers(line) for line in _read_lines(run_folder / "metrics.jsonl")]
+    metrics = read_metrics(run_folder)
     missing: list[str] = []
     sections = [_curve_section(section, metrics, missing) for section in SECTIONS]
     sections.append(_expert_section(metrics, missing))
     examples_step, examples = _examples(run_folder, missing)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    return write_page(
+        run_folder / "report.html",
+        "report.html.j2",
         name=config["name"],
         method=config["method"],
         config=config_text,
-        version=__version__,
-        started=_date((run_folder / "config.yaml").stat().st_mtime),
-        written=_date(datetime.now().timestamp()),
+        started=date_text((run_folder / "config.yaml").stat().st_mtime),
         facts=_facts(config, metrics, run_folder),
         sections=[section for section in sections if section.figures],
         examples=examples,
         examples_step=examples_step,
+        tasks=task_names([example.problem_type for example in examples]),
         missing=missing,
     )
-    path = run_folder / "report.html"
-    temporary = path.with_name("report.html.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
 
 
 def _curve_section(section: CurveSection, metrics: Metrics, missing: list[str]) -> Section:
@@ -88,9 +62,7 @@ def _curve_section(section: CurveSection, metrics: Metrics, missing: list[str]) 
         series = list(_series(curve, metrics))
         if series:
             figures.append(
-                line_figure(
-                    curve.title, curve.caption, curve.y_label, series, is_log=curve.is_log, is_share=curve.is_share
-                )
+                line_figure(LineChart(curve.title, curve.caption, curve.y_label, series, curve.is_log, curve.is_share))
             )
         else:
             missing.append(f"{curve.title}: metrics.jsonl has no {' or '.join(curve.keys)}.")
@@ -126,46 +98,47 @@ def _expert_section(metrics: Metrics, missing: list[str]) -> Section:
     )
 
 
-def _layer_map(evaluations: Metrics) -> ReportFigure:
+def _layer_map(evaluations: Metrics) -> Figure:
     maps = [
-        (f"step {line['step']}", expert_utilisation(line["eval_expert_counts_LN"]).numpy())
+        HeatMap(f"step {line['step']}", expert_utilisation(line["eval_expert_counts_LN"]).tolist())
         for line in _first_and_last(evaluations)
     ]
-    labels = [str(layer) for layer in range(len(maps[0][1]))]
-    return heat_map_figure(
+    chart = HeatMapChart(
         "Token-level expert utilisation",
         "Share of each layer's selections, first and last evaluation (MoE-GRPO Fig. 4). Rows add up to 100 %.",
         maps,
         "MoE layer",
-        labels,
+        [str(layer) for layer in range(len(maps[0].values))],
     )
+    return heat_map_figure(chart)
 
 
-def _task_map(evaluations: Metrics) -> ReportFigure:
+def _task_map(evaluations: Metrics) -> Figure:
     labels = sorted(evaluations[-1]["eval_expert_counts_by_type"])
     maps = []
     for line in _first_and_last(evaluations):
         by_type = line["eval_expert_counts_by_type"]
         # The last layer: the same number names other experts in other layers, so layers cannot be joined in one map.
-        shares = [expert_utilisation(by_type[label])[-1].numpy() for label in labels]
-        maps.append((f"step {line['step']}", np.stack(shares)))
-    return heat_map_figure(
+        shares = [expert_utilisation(by_type[label])[-1].tolist() for label in labels]
+        maps.append(HeatMap(f"step {line['step']}", shares))
+    chart = HeatMapChart(
         "Expert utilisation by problem type, last layer",
         "Share of the last MoE layer's selections (after MoE-GRPO Fig. 5). Rows add up to 100 %.",
         maps,
         "problem type",
         labels,
     )
+    return heat_map_figure(chart)
 
 
-def _divergence_curve(evaluations: Metrics) -> ReportFigure:
+def _divergence_curve(evaluations: Metrics) -> Figure:
     values = [mean_jensen_shannon_divergence_nats(line["eval_expert_counts_by_type"]) for line in evaluations]
     series = Series("divergence", [line["step"] for line in evaluations], values)
     caption = (
         "Mean Jensen-Shannon divergence between the types' expert shares, over layers and pairs of types "
         "(MoE-GRPO Fig. 5); 0 alike, 0.693 disjoint."
     )
-    return line_figure("Specialisation by problem type", caption, "divergence (nats)", [series])
+    return line_figure(LineChart("Specialisation by problem type", caption, "divergence (nats)", [series]))
 
 
 def _first_and_last(evaluations: Metrics) -> Metrics:
@@ -173,7 +146,7 @@ def _first_and_last(evaluations: Metrics) -> Metrics:
 
 
 def _examples(run_folder: Path, missing: list[str]) -> tuple[int, list[Example]]:
-    samples = list(_read_lines(run_folder / "samples.jsonl"))
+    samples = list(read_json_lines(run_folder / "samples.jsonl"))
     if not samples:
         missing.append("Example rollouts: samples.jsonl is not there or empty.")
         return 0, []
@@ -184,9 +157,9 @@ def _examples(run_folder: Path, missing: list[str]) -> tuple[int, list[Example]]
 
 def _facts(config: Mapping[str, Any], metrics: Metrics, run_folder: Path) -> list[Fact]:
     done = metrics[-1]["step"] if metrics else 0
-    facts = [Fact("steps done of planned", f"{done} / {config['training']['steps']}")]
+    facts = _accuracy_facts(metrics)
+    facts.append(Fact("steps done of planned", f"{done} / {config['training']['steps']}"))
     for key, label in (
-        ("eval_accuracy", "held-out accuracy, first to last"),
         ("eval_blank_accuracy", "accuracy on blank images"),
         ("reward_mean", "mean reward, first to last step"),
         ("groups_without_signal", "groups without signal"),
@@ -194,9 +167,28 @@ def _facts(config: Mapping[str, Any], metrics: Metrics, run_folder: Path) -> lis
     ):
         values = [f"{line[key]:.2f}" for line in metrics if key in line]
         if values:
-            facts.append(Fact(label, values[0] if len(values) == 1 else f"{values[0]} \u2192 {values[-1]}"))
-    num_bad_rows = sum(1 for _ in _read_lines(run_folder / "bad_rows.jsonl"))
+            facts.append(Fact(label, _first_to_last(values)))
+    num_bad_rows = sum(1 for _ in read_json_lines(run_folder / "bad_rows.jsonl"))
     return [*facts, Fact("rows skipped as bad", str(num_bad_rows))] if num_bad_rows else facts
+
+
+def _accuracy_facts(metrics: Metrics) -> list[Fact]:
+    """First and last held-out accuracy, and how sure the last one is."""
+    lines = [line for line in metrics if "eval_accuracy" in line]
+    if not lines:
+        return []
+    facts = [
+        Fact("held-out accuracy, first to last", _first_to_last([f"{line['eval_accuracy']:.2f}" for line in lines]))
+    ]
+    num_examples = lines[-1].get("eval_num_examples")
+    if num_examples is not None:
+        low, high = wilson_interval(round(lines[-1]["eval_accuracy"] * num_examples), num_examples)
+        facts.append(Fact(f"95 % interval of the last one, {num_examples} questions", f"{low:.2f} to {high:.2f}"))
+    return facts
+
+
+def _first_to_last(values: Sequence[str]) -> str:
+    return values[0] if len(values) == 1 else f"{values[0]} \u2192 {values[-1]}"
 
 
 def _read_config(run_folder: Path) -> str:
@@ -209,33 +201,3 @@ def _read_config(run_folder: Path) -> str:
             remedy="name one run's folder, say runs/NAME",
         )
     return path.read_text(encoding="utf-8")
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file, none where there is no file; a torn last line is one still being written."""
-    if not path.is_file():
-        return
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path.name}, line {number}, is damaged",
-                got=line[:80],
-                expected="one JSON object",
-                remedy=f"delete that line of {path}",
-            ) from error
-
-
-def _with_numbers(value: Any) -> Any:
-    """NaN and infinities, which JSON only has as strings, as floats again."""
-    if isinstance(value, dict):
-        return {key: _with_numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_numbers(item) for item in value]
-    return float(value) if isinstance(value, str) and value in NOT_FINITE else value
-
-
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")

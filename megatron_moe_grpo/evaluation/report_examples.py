@@ -43,6 +43,18 @@ class Example:
     rollouts: list[Rollout]
     experts_differ: str | None
 
+    @property
+    def num_right(self) -> int:
+        """Responses that earned something."""
+        return sum(rollout.reward > 0 for rollout in self.rollouts)
+
+    @property
+    def outcome(self) -> str:
+        """What the gallery filters by."""
+        if self.num_right in (0, len(self.rollouts)):
+            return "right" if self.num_right else "wrong"
+        return "mixed"
+
 
 def read_example(sample: Mapping[str, Any], run_folder: Path) -> Example:
     """From one line of samples.jsonl; a relative path starts at the run folder.
