@@ -2,10 +2,10 @@
 
 import hmac
 import time
-from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from megatron_moe_grpo.serving.endpoints import Endpoints, Served
 from megatron_moe_grpo.serving.request_error import RequestError
@@ -26,26 +26,41 @@ def make_app(served: Served) -> FastAPI:
     app.post("/v1/chat/completions")(endpoints.chat)
     app.post("/v1/completions")(endpoints.complete)
     _answer_errors(app)
-    _guard(app, served.api_key, traffic)
+    known_paths = frozenset(route.path for route in app.routes)
+    app.add_middleware(Guard, api_key=served.api_key, traffic=traffic, known_paths=known_paths)
     return app
 
 
-def _guard(app: FastAPI, api_key: str | None, traffic: Traffic) -> None:
-    """Looks at the key before anything else, and counts every answer."""
-    known_paths = {route.path for route in app.routes}
+class Guard:
+    """Looks at the key before anything else, and counts every answer.
 
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        started_s = time.perf_counter()
-        if api_key is None or request.url.path in OPEN_PATHS or _has_key(request, api_key):
-            response = await call_next(request)
-        else:
-            response = _refusal(RequestError(401, "the API key is missing or wrong", code="invalid_api_key"))
-        # Labels of our own only: a client must not be able to make new ones.
-        endpoint = request.url.path if request.url.path in known_paths else "other"
-        traffic.requests.labels(endpoint, str(response.status_code)).inc()
-        traffic.duration_s.labels(endpoint).observe(time.perf_counter() - started_s)
-        return response
+    Plain ASGI: Starlette's own middleware class stands between a request and the news that its client has gone.
+    """
+
+    def __init__(self, app: ASGIApp, api_key: str | None, traffic: Traffic, known_paths: frozenset[str]):
+        self._app, self._api_key, self._traffic, self._known_paths = app, api_key, traffic, known_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_s, status = time.perf_counter(), "none"
+
+        async def counted_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+            await send(message)
+
+        is_open = self._api_key is None or scope["path"] in OPEN_PATHS or _has_key(Request(scope), self._api_key)
+        refusal = _refusal(RequestError(401, "the API key is missing or wrong", code="invalid_api_key"))
+        try:
+            await (self._app if is_open else refusal)(scope, receive, counted_send)
+        finally:
+            # Labels of our own only: a client must not be able to make new ones.
+            endpoint = scope["path"] if scope["path"] in self._known_paths else "other"
+            self._traffic.requests.labels(endpoint, status).inc()
+            self._traffic.duration_s.labels(endpoint).observe(time.perf_counter() - started_s)
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Sequence
 
 from fastapi import Request
@@ -10,8 +11,8 @@ from megatron_moe_grpo.serving.engine import Engine, EngineFullError
 from megatron_moe_grpo.serving.generation import Job, Piece, Prompt, Sampling
 from megatron_moe_grpo.serving.request_error import RequestError
 
-# How often a client that waits in silence is looked after.
-POLL_S = 1.0
+# How often it is looked whether the client is still there.
+POLL_S = 0.25
 
 
 class Listener:
@@ -45,14 +46,17 @@ class Listener:
         Raises:
             RequestError: 500, the engine gave up; 499, the client has gone.
         """
-        num_open = len(self._jobs)
+        num_open, looked_s = len(self._jobs), time.monotonic()
         try:
             while num_open:
+                # Pieces may come faster than it is looked, or not at all for a long time.
+                if time.monotonic() - looked_s > POLL_S:
+                    looked_s = time.monotonic()
+                    if await request.is_disconnected():
+                        raise RequestError(499, "the client has gone")
                 try:
                     number, piece = await asyncio.wait_for(self._queue.get(), POLL_S)
                 except asyncio.TimeoutError:
-                    if await request.is_disconnected():
-                        raise RequestError(499, "the client has gone") from None
                     continue
                 if isinstance(piece, Exception):
                     raise RequestError(500, f"the engine failed: {type(piece).__name__}") from piece

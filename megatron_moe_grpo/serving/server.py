@@ -13,6 +13,7 @@ from megatron_moe_grpo.serving.endpoints import Served
 
 MAX_CONNECTIONS = 2048
 KEEP_ALIVE_S, LAST_ANSWERS_S = 30, 5
+MAX_HEADER_BYTES = 16 << 10
 
 
 def serve(served: Served, host: str, port: int) -> None:
@@ -31,6 +32,7 @@ def serve(served: Served, host: str, port: int) -> None:
         server_header=False,
         limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_graceful_shutdown=LAST_ANSWERS_S,
     )
     _AnnouncedServer(config, served.name).run()

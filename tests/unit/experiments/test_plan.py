@@ -60,7 +60,7 @@ def test_make_plan_evaluates_the_last_checkpoint(tmp_path: Path) -> None:
     run = plan_of(write_table(tmp_path, evaluations=evaluations)).runs[0]
     train, evaluate = run.job.steps
     arguments = parsed(evaluate)
-    assert arguments.folder == train.output
+    assert arguments.model == str(train.output)
     assert arguments.data == run.job.after.folder / "noisy.jsonl"
     assert (arguments.out, arguments.max_new_tokens) == (run.answers["noisy"], 9)
     assert evaluate.output == run.answers["noisy"]

@@ -1,6 +1,7 @@
 """The guard against being sent to addresses inside: what is refused, and that the connection goes where was looked."""
 
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 from typing import ClassVar
@@ -82,6 +83,33 @@ def test_addresses_that_are_not_plain_are_refused_before_any_look_up(url: str) -
 def test_names_of_this_machine_are_refused(url: str) -> None:
     with pytest.raises(RequestError, match="public internet|no address"):
         RemoteImages(Limits()).fetch(url)
+
+
+LOOPBACK_HOSTS = (
+    "127.0.0.1", "127.1", "127.0.1", "127.255.255.254", "localhost", "LOCALHOST", "localhost.", "0.0.0.0", "0",
+    "0x7f.0.0.1", "0x7f000001", "0177.0.0.1", "017700000001", "2130706433", "127.0.0.1.", "%31%32%37.0.0.1", "[::1]",
+    "[::]", "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[64:ff9b::127.0.0.1]", "[2002:7f00:1::]",
+    "[::127.0.0.1]", "[::1%25lo]", "127.0.0.1%00.example.org", "127。0。0。1", "ⓛocalhost", "1.1.1.1@127.0.0.1",
+    "127.0.0.1#@1.1.1.1", "127.0.0.1?@1.1.1.1", "1.1.1.1 @127.0.0.1", "1.1.1.1\\@127.0.0.1", "127.0.0.1\\@1.1.1.1",
+)  # fmt: skip
+
+
+def test_no_spelling_reaches_a_listener_on_this_machine() -> None:
+    """Nor two look-ups with two answers: there is one."""
+    with socket.create_server(("127.0.0.1", 0)) as canary:
+        canary.settimeout(0.2)
+        port = canary.getsockname()[1]
+        for host in LOOPBACK_HOSTS:
+            for scheme in ("http", "https"):
+                with pytest.raises(RequestError):
+                    RemoteImages(Limits()).fetch(f"{scheme}://{host}:{port}/a.png")
+        # 192.0.2.1 belongs to nobody: the second answer would be this machine.
+        answers = iter((["192.0.2.1"], ["127.0.0.1"]))
+        rebinding = RemoteImages(Limits(), lambda host, port: next(answers), lambda address: address == "192.0.2.1")
+        with pytest.raises(RequestError, match="cannot be fetched"):
+            rebinding.fetch(f"http://example.org:{port}/a.png")
+        with pytest.raises(TimeoutError):
+            canary.accept()
 
 
 def test_one_address_inside_among_others_refuses_the_name() -> None:
