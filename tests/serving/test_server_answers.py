@@ -93,8 +93,8 @@ def test_greedy_answers_and_logprobs_are_those_of_transformers(server: httpx.Cli
         choice = found["choices"][0]
         assert choice["message"] == {"role": "assistant", "content": oracle.processing.decode(tokens)}
         got = [entry["logprob"] for entry in choice["logprobs"]["content"]]
-        # Measured: 5e-5, logits reach 40.
-        assert got == pytest.approx(logprobs, abs=5e-4)
+        # Measured: 3e-5, logits reach 40.
+        assert got == pytest.approx(logprobs, abs=3e-4)
         assert all(len(entry["top_logprobs"]) == 2 for entry in choice["logprobs"]["content"])
         assert choice["finish_reason"] == ("stop" if tokens[-1] == oracle.processing.eos_token_id else "length")
         num_prompt = len(oracle.prompt_ids(text, pictures))
@@ -115,7 +115,7 @@ def test_echoed_logprobs_are_those_of_transformers(server: httpx.Client, oracle:
             assert shown["token_logprobs"][0] is None and shown["top_logprobs"][0] is None
             assert {len(values) for values in shown.values()} == {len(ids) + max_tokens}
             got = shown["token_logprobs"][1 : len(ids)]
-            assert got == pytest.approx(oracle.logprobs(ids), abs=5e-4)
+            assert got == pytest.approx(oracle.logprobs(ids), abs=3e-4)
             # What lm-eval calls greedy: the token is the likeliest one by name.
             for token, logprob, top in list(
                 zip(shown["tokens"], shown["token_logprobs"], shown["top_logprobs"], strict=True)
