@@ -51,6 +51,7 @@ class Engine:
             EngineFullError: too many wait.
         """
         with self._changed:
+            self._waiting = deque(job for job in self._waiting if not job.is_cancelled)
             self._refuse_too_many(jobs)
             self._waiting.extend(jobs)
             self._changed.notify()

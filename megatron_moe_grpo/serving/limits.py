@@ -25,6 +25,8 @@ class Limits:
     max_request_pixels: int = 4 * MAX_PIXELS
     """Of all pictures of a request together."""
     max_messages: int = 256
+    max_parts: int = 256
+    """Texts and pictures of one message."""
     max_prompts: int = 256
     """Prompts of one request to /v1/completions."""
     max_choices: int = 16

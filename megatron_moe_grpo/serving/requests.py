@@ -141,6 +141,7 @@ def parse_request(kind: type[Kind], body: dict[str, Any], limits: Limits) -> Kin
         value = body.get(key)
         if value is not None and value not in neutral:
             raise bad(f"{key} is not supported by this server", key)
+    _refuse_long_lists(body, limits)
     try:
         request = kind.model_validate(body)
     except ValidationError as error:
@@ -149,6 +150,25 @@ def parse_request(kind: type[Kind], body: dict[str, Any], limits: Limits) -> Kin
         raise bad(f"{place}: {first['msg']}"[:300], place or None) from error
     _check_limits(request, limits)
     return request
+
+
+def _refuse_long_lists(body: dict[str, Any], limits: Limits) -> None:
+    """Before validation, which keeps an error for every element."""
+    messages, prompt = body.get("messages"), body.get("prompt")
+    places: list[tuple[str, Any, int]] = [("messages", messages, limits.max_messages)]
+    places.append(("stop", body.get("stop"), limits.max_stops))
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
+        places.append(("prompt", prompt, limits.max_positions))
+    elif isinstance(prompt, list):
+        places.append(("prompt", prompt, limits.max_prompts))
+        places += [("prompt", inner, limits.max_positions) for inner in prompt[: limits.max_prompts]]
+    if isinstance(messages, list):
+        for message in messages[: limits.max_messages]:
+            if isinstance(message, dict):
+                places.append(("messages", message.get("content"), limits.max_parts))
+    for name, value, most in places:
+        if isinstance(value, list) and len(value) > most:
+            raise bad(f"{name} holds a list of {len(value)} elements; more than {most} are not read", name)
 
 
 def _check_limits(request: GenerationRequest, limits: Limits) -> None:

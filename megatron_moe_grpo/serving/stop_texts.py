@@ -43,7 +43,8 @@ class GrowingText:
         """Characters at the end that may change or become part of a stop text."""
         unreadable = len(text) - len(text.rstrip(UNREADABLE))
         longest = max(map(len, self._stops), default=0)
-        for size in range(min(longest - 1, len(text)), 0, -1):
-            if any(stop.startswith(text[-size:]) for stop in self._stops):
-                return max(size, unreadable)
+        readable = text[: len(text) - unreadable]
+        for size in range(min(longest - 1, len(readable)), 0, -1):
+            if any(stop.startswith(readable[-size:]) for stop in self._stops):
+                return size + unreadable
         return unreadable

@@ -32,6 +32,10 @@ def test_the_earliest_stop_text_counts() -> None:
     assert "".join(grow("xENDy", ("yy", "END"))) == "x"
 
 
+def test_a_stop_text_with_a_character_of_several_tokens_does_not_leak() -> None:
+    assert "".join(grow("ok—", ("k—",))) == "o"
+
+
 def test_an_unfinished_character_is_shown_at_the_end() -> None:
     growing = GrowingText(of_bytes, ())
     assert growing.add("é".encode()[0], is_last=True) == "\ufffd"
