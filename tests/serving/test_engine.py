@@ -101,6 +101,21 @@ def test_company_changes_nothing(engine: Engine, prompts: list[Prompt], sampling
     assert len({tuple(tokens(pieces)[:6]) for pieces in alone}) > len(prompts) // 2
 
 
+def test_top_k_experts_stay_so_beside_sampled_ones(engine: Engine, prompts: list[Prompt]) -> None:
+    way = replace(GREEDY, max_new_tokens=12, returns_routing=True)
+    alone = Owner(prompts[1], way)
+    engine.submit([alone.job])
+    expected = alone.pieces()
+    beside = Owner(prompts[1], way)
+    others = [Owner(prompts[1], replace(SAMPLED, max_new_tokens=12), choice) for choice in range(3)]
+    engine.submit([others[0].job, beside.job, others[1].job, others[2].job])
+    found = beside.pieces()
+    assert tokens(found) == tokens(expected)
+    assert found[-1].experts_SLK == expected[-1].experts_SLK
+    # The others did sample.
+    assert all(owner.pieces()[-1].experts_SLK != expected[-1].experts_SLK for owner in others)
+
+
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_the_engine_answers_as_rollouts_do(
     engine: Engine, loaded: LoadedModel, one_process: ParallelLayout, prompts: list[Prompt], sampling: Sampling
@@ -169,6 +184,32 @@ def test_pictures_that_wait_may_take_so_much_memory(loaded: LoadedModel, prompts
         engine.close()
 
 
+def test_who_left_while_waiting_is_never_read(engine: Engine, prompts: list[Prompt], loaded: LoadedModel) -> None:
+    """A prompt that would break the batch, were it read."""
+    left, stays = Owner(Prompt((loaded.vocab_size + 7,)), GREEDY), Owner(prompts[0], GREEDY)
+    left.job.is_cancelled = True
+    engine.submit([left.job, stays.job])
+    assert stays.pieces()
+
+
+def test_who_left_while_waiting_keeps_nobody_out(loaded: LoadedModel, prompts: list[Prompt]) -> None:
+    engine = Engine(loaded.model, loaded.processing, replace(LIMITS, max_sequences=1, max_waiting=4))
+    long = replace(SAMPLED, max_new_tokens=140)
+    try:
+        first = Owner(prompts[0], long)
+        engine.submit([first.job])
+        assert isinstance(first.heard.get(timeout=60), Piece)
+        waiting = [Owner(prompts[0], long) for _ in range(4)]
+        engine.submit([owner.job for owner in waiting])
+        with pytest.raises(EngineFullError):
+            engine.submit([Owner(prompts[0], GREEDY).job])
+        for owner in waiting:
+            owner.job.is_cancelled = True
+        engine.submit([Owner(prompts[0], GREEDY).job])
+    finally:
+        engine.close()
+
+
 def test_who_no_longer_listens_makes_room(engine: Engine, prompts: list[Prompt]) -> None:
     owners = [Owner(prompts[0], replace(GREEDY, max_new_tokens=100)) for _ in range(6)]
     for owner in owners[:5]:
@@ -190,6 +231,29 @@ def test_a_batch_that_fails_tells_its_owners_and_the_next_one_works(
     engine.submit([owner.job])
     assert owner.pieces()
     assert engine.is_alive
+
+
+def test_those_under_way_are_told_once_that_the_batch_failed(
+    engine: Engine, prompts: list[Prompt], loaded: LoadedModel
+) -> None:
+    under_way = Owner(prompts[0], replace(SAMPLED, max_new_tokens=140))
+    engine.submit([under_way.job])
+    assert isinstance(under_way.heard.get(timeout=60), Piece)
+    broken = Owner(Prompt((loaded.vocab_size + 7,)), GREEDY)
+    engine.submit([broken.job])
+    with pytest.raises((IndexError, RuntimeError)):
+        broken.pieces()
+    with pytest.raises((IndexError, RuntimeError)):
+        under_way.pieces()
+    later = Owner(prompts[1], GREEDY)
+    engine.submit([later.job])
+    assert later.pieces()
+    # The last piece is told before its sequence leaves the batch.
+    deadline_s = time.monotonic() + 10
+    while engine.num_active and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert engine.num_active == 0
+    assert under_way.heard.empty()
 
 
 def test_closing_tells_those_under_way(loaded: LoadedModel, prompts: list[Prompt]) -> None:

@@ -76,5 +76,8 @@ def test_a_template_that_hides_a_text_or_a_picture_is_refused(processing: Proces
         tokenizer.chat_template = "{{ messages[0]['role'] }}"
         with pytest.raises(ConfigError, match="0 of 1 texts, 0 of 1 images"):
             processing.chat_ids([ChatTurn("user", (PICTURE, "question"))])
+        tokenizer.chat_template = "{{ messages[-1]['content'][0]['text'] }}"
+        with pytest.raises(ConfigError, match="1 of 2 texts, 0 of 0 images"):
+            processing.chat_ids([ChatTurn("user", ("first",)), ChatTurn("user", ("second",))])
     finally:
         tokenizer.chat_template = kept
