@@ -175,17 +175,14 @@ def _check_limits(request: GenerationRequest, limits: Limits) -> None:
     if request.num_choices > limits.max_choices:
         raise bad(f"n is {request.num_choices}, at most {limits.max_choices} is allowed", "n")
     stops = request.stops
-    if len(stops) > limits.max_stops or any(not 0 < len(stop) <= limits.max_stop_chars for stop in stops):
-        expected = f"at most {limits.max_stops} texts of 1 to {limits.max_stop_chars} characters"
-        raise bad(f"stop holds something else than {expected}", "stop")
+    if any(not 0 < len(stop) <= limits.max_stop_chars for stop in stops):
+        raise bad(f"stop holds something else than texts of 1 to {limits.max_stop_chars} characters", "stop")
     if isinstance(request, ChatRequest):
-        if len(request.messages) > limits.max_messages:
-            raise bad(f"more than {limits.max_messages} messages", "messages")
         asked = request.top_logprobs or 0
     else:
         assert isinstance(request, CompletionRequest)
-        if not 0 < len(request.prompts) <= limits.max_prompts:
-            raise bad(f"{len(request.prompts)} prompts; 1 to {limits.max_prompts} are allowed", "prompt")
+        if not request.prompts:
+            raise bad("there is no prompt", "prompt")
         asked = request.logprobs or 0
     if asked > limits.max_top_logprobs:
         raise bad(f"{asked} log-probabilities a token; at most {limits.max_top_logprobs} are given", "logprobs")

@@ -31,5 +31,8 @@ def test_heat_map_picture_frames_the_marked_cell() -> None:
 
 
 def test_line_picture_draws_logarithms_and_shares() -> None:
-    line_picture(LineChart("t", "c", "y", [Series("a", [1, 2], [0.0, 1e-6], is_control=True)], is_log=True))
-    line_picture(LineChart("t", "c", "y", [Series("a", [1, 2], [0.0, 1.0])], is_share=True))
+    # Half of it at 0, which has no logarithm.
+    small = [Series("a", [1, 2], [0.0, 1e-6], is_control=True)]
+    assert line_picture(LineChart("t", "c", "y", small, is_log=True)) != line_picture(LineChart("t", "c", "y", small))
+    part = [Series("a", [1, 2], [0.4, 0.6])]
+    assert line_picture(LineChart("t", "c", "y", part, is_share=True)) != line_picture(LineChart("t", "c", "y", part))

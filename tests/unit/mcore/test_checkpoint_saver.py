@@ -174,3 +174,4 @@ def test_a_stop_signal_does_not_tear_what_is_written(trainable: TrainableModel, 
         os.kill(outcome._process.pid, number)
     saver.wait()
     verify_manifest(tmp_path / "step_00000001")
+    assert names(tmp_path) == ["step_00000001"]
