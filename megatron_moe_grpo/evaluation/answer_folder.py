@@ -11,13 +11,13 @@ All of it is ASCII: a response may hold line breaks that some readers take for e
 
 import fcntl
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron_moe_grpo.data.whole_file import write_atomically
 from megatron_moe_grpo.errors import EvaluationError
 from megatron_moe_grpo.evaluation.run_files import read_json_lines
 
@@ -110,18 +110,12 @@ class AnswerFile:
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """The file whole or as it was before."""
-    _replace(path, "".join(json.dumps(line) + "\n" for line in lines))
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """The file whole or as it was before."""
-    _replace(path, json.dumps(value, indent=2) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
 def _parsed(text: str) -> dict[str, Any]:

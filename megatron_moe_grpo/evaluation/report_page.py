@@ -7,7 +7,6 @@ page's content security policy forbids the browser to load anything from anywher
 import base64
 import functools
 import gzip
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +17,7 @@ import jinja2
 from plotly.offline import get_plotlyjs
 
 from megatron_moe_grpo import __version__
+from megatron_moe_grpo.data.whole_file import write_atomically
 from megatron_moe_grpo.evaluation.report_charts import Figure, Spec
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -77,9 +77,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
         written=date_text(datetime.now().timestamp()),
         **values,
     )
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, page)
     return path
 
 

@@ -10,6 +10,7 @@ from megatron_moe_grpo.config import RunConfig, dump_config
 from megatron_moe_grpo.config.checks import check_config, check_data_parallel
 from megatron_moe_grpo.data.order import BatchOrder
 from megatron_moe_grpo.data.sources import LoadedRows
+from megatron_moe_grpo.data.whole_file import write_atomically
 from megatron_moe_grpo.errors import CheckpointError
 from megatron_moe_grpo.mcore.checkpoint_saver import CheckpointSaver
 from megatron_moe_grpo.mcore.optimizer import TrainableModel, freeze_parts, make_trainable
@@ -26,7 +27,7 @@ from megatron_moe_grpo.training.hang_watch import HangWatch
 from megatron_moe_grpo.training.kl_control import KlControl
 from megatron_moe_grpo.training.phases import Phases
 from megatron_moe_grpo.training.reference import ReferencePolicy, load_reference
-from megatron_moe_grpo.training.run_folder import RunFolder, write_atomically
+from megatron_moe_grpo.training.run_folder import RunFolder
 from megatron_moe_grpo.training.run_lock import lock_run
 from megatron_moe_grpo.training.run_log import RunLog, open_run_log
 from megatron_moe_grpo.training.run_state import RunState, load_start

@@ -1,6 +1,5 @@
 """The folder of one run, and the check that a resumed run is the same run."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from megatron_moe_grpo.data.whole_file import write_atomically
 from megatron_moe_grpo.errors import ConfigError
 
 # A layout alters no number beyond rounding, and checkpoints load under any.  Stability: a run that stopped over spikes
@@ -97,16 +97,6 @@ class RunFolder:
     @property
     def profile(self) -> Path:
         return self.root / "profile"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The whole text or the old file, whenever the process dies."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _check_same_config(root: Path, found: Any, config_yaml: str) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_moe_grpo.config.schema import LoggingConfig
+from megatron_moe_grpo.data.whole_file import write_atomically
 from megatron_moe_grpo.errors import DataError
-from megatron_moe_grpo.training.run_folder import RunFolder, write_atomically
+from megatron_moe_grpo.training.run_folder import RunFolder
 
 
 class RunLog:

@@ -16,13 +16,13 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from megatron_moe_grpo.data.whole_file import write_atomically
 from megatron_moe_grpo.errors import UpdateError
 from megatron_moe_grpo.mcore.parallel import ParallelLayout
 from megatron_moe_grpo.rollout.collect import StepRows
 from megatron_moe_grpo.rollout.prompts import EncodedRow
 from megatron_moe_grpo.rollout.records import RolloutBatch
 from megatron_moe_grpo.training.run import Run
-from megatron_moe_grpo.training.run_folder import write_atomically
 
 
 @dataclass(frozen=True, eq=False)

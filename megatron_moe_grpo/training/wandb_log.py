@@ -8,8 +8,9 @@ from typing import Any
 import wandb
 
 from megatron_moe_grpo.config.schema import LoggingConfig
+from megatron_moe_grpo.data.whole_file import write_atomically
 from megatron_moe_grpo.errors import ConfigError
-from megatron_moe_grpo.training.run_folder import RunFolder, write_atomically
+from megatron_moe_grpo.training.run_folder import RunFolder
 from megatron_moe_grpo.training.run_log import RunLog, scalars
 from megatron_moe_grpo.training.sample_table import COLUMNS, table_rows
 

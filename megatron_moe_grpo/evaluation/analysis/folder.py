@@ -1,9 +1,9 @@
 """The folder of an analysis: analysis.json, analysis.html and one picture a chart."""
 
 import json
-import os
 from pathlib import Path
 
+from megatron_moe_grpo.data.whole_file import write_atomically
 from megatron_moe_grpo.errors import ConfigError
 from megatron_moe_grpo.evaluation.analysis.analyse import Analysis
 from megatron_moe_grpo.evaluation.analysis.charts import chart_groups, example_chart
@@ -37,10 +37,8 @@ def write_analysis(analysis: Analysis, out: Path) -> Path:
         if chart is not None:
             (pictures / f"routing_of_example_{number}.svg").write_bytes(_picture(chart))
     page = write_analysis_page(out / "analysis.html", analysis.values, analysis.example_rows, analysis.video_frames)
-    temporary = out / f"{NAME}.tmp"
     text = json.dumps(analysis.values, ensure_ascii=False, allow_nan=False, indent=1)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, out / NAME)
+    write_atomically(out / NAME, text + "\n")
     return page
 
 

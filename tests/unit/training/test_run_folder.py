@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from megatron_moe_grpo.errors import ConfigError
-from megatron_moe_grpo.training.run_folder import RunFolder, write_atomically
+from megatron_moe_grpo.training.run_folder import RunFolder
 
 CONFIG = "name: demo\ntraining:\n  steps: 3\n  seed: 0\n"
 
@@ -81,10 +81,3 @@ def test_open_refuses_a_folder_that_holds_something_else(tmp_path: Path) -> None
 
 def test_open_takes_an_empty_folder(tmp_path: Path) -> None:
     assert RunFolder.open(tmp_path, CONFIG).config.is_file()
-
-
-def test_write_atomically_replaces_and_leaves_no_other_file(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "a", "long old text")
-    write_atomically(tmp_path / "a", "new")
-    assert (tmp_path / "a").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
